@@ -1,0 +1,16 @@
+//! Device back ends behind the runtime's traits, and the conformance table that accepts them.
+
+pub mod conformance;
+pub mod cpu;
+pub mod reference;
+
+use lm_saes_runtime::Registry;
+
+/// Every built-in back end, most capable first. The scalar `reference` comes last: it is what the others are tested
+/// against, never what `auto` picks.
+pub fn registry() -> Registry {
+    let mut r = Registry::default();
+    r.register(Box::new(cpu::Cpu));
+    r.register(Box::new(reference::Reference));
+    r
+}

@@ -1,0 +1,26 @@
+//! A minimal tensor runtime: three object-safe traits ([`Backend`], [`Device`], [`Stream`]), one enum of plain-data
+//! operations ([`Op`]), and the safe face every program uses ([`Queue`] over [`Tensor`]s).
+//!
+//! Every op writes into memory its caller owns; nothing allocates inside a planned step. `Queue` checks shapes, types,
+//! device and aliasing once, asks the device whether it supports exactly this op, then launches; back ends trust it.
+
+mod arena;
+mod device;
+mod dtype;
+mod error;
+pub mod op;
+mod queue;
+mod registry;
+mod tensor;
+
+pub use arena::{Arena, Planned};
+pub use device::{Addr, Backend, Device, DeviceInfo, Graph, Stream, Unsupported};
+pub use dtype::{DType, Element};
+pub use error::{Error, Result};
+pub use op::{Act, MapKind, Op, PenaltyKind, RandomKind, ReduceKind};
+pub use queue::{
+    AdamArgs, AttentionArgs, CompactArgs, GemmOpts, NormArgs, PenaltyArgs, Queue, Select,
+    ThresholdPenaltyArgs,
+};
+pub use registry::Registry;
+pub use tensor::{ByColumnView, SparseView, Tensor, View, ViewMut};

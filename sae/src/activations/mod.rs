@@ -1,0 +1,1 @@
+//! The activation stream: from token batches through the model to shuffled batches of activations.

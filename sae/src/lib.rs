@@ -1,0 +1,18 @@
+//! Sparse dictionaries on language models, written directly on the tensor runtime: language-model forward, data and
+//! activation streams, dictionary variants with hand-written gradients, training, evaluation. Devices are handed in as
+//! [`lm_saes_runtime::Queue`]s; no vendor is named here, nothing is printed, and there is no unsafe code.
+
+#![forbid(unsafe_code)]
+
+pub mod activations;
+pub mod data;
+pub mod dictionary;
+mod error;
+pub mod files;
+pub mod lm;
+pub mod runners;
+pub mod settings;
+pub mod tensorfile;
+pub mod training;
+
+pub use error::{Error, Result};

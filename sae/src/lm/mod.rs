@@ -1,0 +1,1 @@
+//! Language models: configuration, weights, one decoder-only forward with hook points, tokenizers.

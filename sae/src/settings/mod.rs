@@ -1,0 +1,1 @@
+//! What users write in settings files: names and defaults as in the reference system.

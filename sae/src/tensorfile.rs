@@ -1,0 +1,219 @@
+//! safetensors files: tensors are read one at a time by position, converted to f32; writing is atomic. The header is
+//! checked against the file's size on opening, so truncated and hostile files are refused with file and tensor named.
+
+use crate::{Error, Result, files};
+use half::{bf16, f16};
+use safetensors::{
+    Dtype,
+    tensor::{Metadata, TensorView},
+};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::Read,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+/// An open safetensors file.
+pub struct TensorFile {
+    path: PathBuf,
+    file: File,
+    header: Metadata,
+    /// Where tensor data starts in the file.
+    start: u64,
+}
+
+/// What a file says about one tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorInfo {
+    /// Name.
+    pub name: String,
+    /// Stored type.
+    pub dtype: Dtype,
+    /// Shape.
+    pub shape: Vec<usize>,
+}
+
+/// Longest header accepted, as in the format's reference implementation.
+const MAX_HEADER: u64 = 100_000_000;
+
+impl TensorFile {
+    /// Opens and checks the header.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref().to_path_buf();
+        let mut file = File::open(&path).map_err(|e| Error::io(&path, e))?;
+        let size = file.metadata().map_err(|e| Error::io(&path, e))?.len();
+        let bad = |what: String| Error::format(&path, format!("not a complete safetensors file: {what}"));
+        let mut prefix = [0; 8];
+        file.read_exact(&mut prefix).map_err(|_| bad(format!("{size} bytes are too few")))?;
+        let length = u64::from_le_bytes(prefix);
+        if length > MAX_HEADER || length > size - 8 {
+            return Err(bad(format!("header of {length} bytes in a file of {size}")));
+        }
+        let mut text = vec![0; length as usize];
+        file.read_exact(&mut text).map_err(|e| Error::io(&path, e))?;
+        let header: Metadata = serde_json::from_slice(&text).map_err(|e| bad(format!("header: {e}")))?;
+        let start = 8 + length;
+        let data = size - start;
+        if header.data_len() as u64 != data {
+            return Err(bad(format!("{data} bytes of data, the header says {}", header.data_len())));
+        }
+        Ok(Self { path, file, header, start })
+    }
+
+    /// The file's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The free-form metadata of the header.
+    pub fn metadata(&self) -> HashMap<String, String> {
+        self.header.metadata().clone().unwrap_or_default()
+    }
+
+    /// All tensors, by name.
+    pub fn list(&self) -> Vec<TensorInfo> {
+        let mut all: Vec<TensorInfo> = self
+            .header
+            .tensors()
+            .into_iter()
+            .map(|(name, t)| TensorInfo { name, dtype: t.dtype, shape: t.shape.clone() })
+            .collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// Whether the tensor exists.
+    pub fn contains(&self, name: &str) -> bool {
+        self.header.info(name).is_some()
+    }
+
+    /// Shape and stored type of a tensor.
+    pub fn info(&self, name: &str) -> Result<TensorInfo> {
+        let t = self.header.info(name).ok_or_else(|| self.tensor_error(name, "missing".into()))?;
+        Ok(TensorInfo { name: name.into(), dtype: t.dtype, shape: t.shape.clone() })
+    }
+
+    fn bytes(&self, name: &str) -> Result<(Dtype, Vec<usize>, Vec<u8>)> {
+        let t = self.header.info(name).ok_or_else(|| self.tensor_error(name, "missing".into()))?;
+        let (from, to) = t.data_offsets;
+        let mut bytes = vec![0; to - from];
+        self.file
+            .read_exact_at(&mut bytes, self.start + from as u64)
+            .map_err(|e| Error::io(&self.path, e))?;
+        Ok((t.dtype, t.shape.clone(), bytes))
+    }
+
+    /// A floating-point tensor's values as f32, whatever float type is stored, with its shape.
+    pub fn f32(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
+        let (dtype, shape, bytes) = self.bytes(name)?;
+        let values = to_f32(dtype, &bytes)
+            .ok_or_else(|| self.tensor_error(name, format!("stored as {dtype:?}, expected a float")))?;
+        Ok((shape, values))
+    }
+
+    /// Like [`TensorFile::f32`], requiring this shape.
+    pub fn f32_shaped(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let (found, values) = self.f32(name)?;
+        if found != shape {
+            return Err(self.tensor_error(name, format!("has shape {found:?}, expected {shape:?}")));
+        }
+        Ok(values)
+    }
+
+    /// An integer or boolean tensor's values.
+    pub fn i64(&self, name: &str) -> Result<(Vec<usize>, Vec<i64>)> {
+        let (dtype, shape, d) = self.bytes(name)?;
+        let values = match dtype {
+            Dtype::I64 => {
+                d.chunks_exact(8).map(|c| i64::from_le_bytes(c.try_into().unwrap_or_default())).collect()
+            }
+            Dtype::I32 => d
+                .chunks_exact(4)
+                .map(|c| i32::from_le_bytes(c.try_into().unwrap_or_default()).into())
+                .collect(),
+            Dtype::U32 => d
+                .chunks_exact(4)
+                .map(|c| u32::from_le_bytes(c.try_into().unwrap_or_default()).into())
+                .collect(),
+            Dtype::U8 | Dtype::BOOL => d.iter().map(|&b| b.into()).collect(),
+            other => return Err(self.tensor_error(name, format!("stored as {other:?}, expected integers"))),
+        };
+        Ok((shape, values))
+    }
+
+    fn tensor_error(&self, name: &str, what: String) -> Error {
+        Error::Tensor { path: self.path.clone(), name: name.into(), what }
+    }
+}
+
+fn to_f32(dtype: Dtype, d: &[u8]) -> Option<Vec<f32>> {
+    Some(match dtype {
+        Dtype::F32 => d.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect(),
+        Dtype::BF16 => d.chunks_exact(2).map(|c| bf16::from_le_bytes([c[0], c[1]]).to_f32()).collect(),
+        Dtype::F16 => d.chunks_exact(2).map(|c| f16::from_le_bytes([c[0], c[1]]).to_f32()).collect(),
+        Dtype::F64 => {
+            d.chunks_exact(8).map(|c| f64::from_le_bytes(c.try_into().unwrap_or_default()) as f32).collect()
+        }
+        _ => return None,
+    })
+}
+
+/// One tensor to write, f32, row-major.
+pub struct OutTensor {
+    /// Name.
+    pub name: String,
+    /// Shape.
+    pub shape: Vec<usize>,
+    /// Values.
+    pub values: Vec<f32>,
+}
+
+/// Floating-point type of a written file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// 32 bits.
+    F32,
+    /// bfloat16, rounded to nearest even.
+    Bf16,
+    /// half, rounded to nearest even.
+    F16,
+}
+
+/// Writes a safetensors file atomically.
+pub fn write(
+    path: &Path,
+    tensors: &[OutTensor],
+    precision: Precision,
+    metadata: &[(&str, String)],
+) -> Result<()> {
+    let bytes: Vec<(Vec<u8>, &OutTensor)> =
+        tensors.iter().map(|t| (encode(&t.values, precision), t)).collect();
+    let dtype = match precision {
+        Precision::F32 => Dtype::F32,
+        Precision::Bf16 => Dtype::BF16,
+        Precision::F16 => Dtype::F16,
+    };
+    let mut views = Vec::with_capacity(tensors.len());
+    for (b, t) in &bytes {
+        let view = TensorView::new(dtype, t.shape.clone(), b).map_err(|e| Error::Tensor {
+            path: path.into(),
+            name: t.name.clone(),
+            what: e.to_string(),
+        })?;
+        views.push((t.name.as_str(), view));
+    }
+    let metadata = metadata.iter().map(|(k, v)| ((*k).to_string(), v.clone())).collect();
+    let out =
+        safetensors::serialize(views, Some(metadata)).map_err(|e| Error::format(path, e.to_string()))?;
+    files::write_atomic(path, |w| w.write_all(&out))
+}
+
+fn encode(values: &[f32], precision: Precision) -> Vec<u8> {
+    match precision {
+        Precision::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        Precision::Bf16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
+        Precision::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
+    }
+}

@@ -1,0 +1,1 @@
+//! Initialiser, schedules, optimiser, trainer, metrics, trackers, snapshots.

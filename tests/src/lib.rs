@@ -1,0 +1,1 @@
+//! Helpers shared by the test binaries in `tests/tests`.
