@@ -1,1 +1,5 @@
 //! Language models: configuration, weights, one decoder-only forward with hook points, tokenizers.
+
+pub mod tokenizer;
+
+pub use tokenizer::{SpecialIds, Tokenizer};
