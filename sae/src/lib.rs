@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod activations;
+pub mod analysis;
 pub mod data;
 pub mod dictionary;
 mod error;
