@@ -1,1 +1,5 @@
 //! Helpers shared by the test binaries in `tests/tests`.
+
+#![forbid(unsafe_code)]
+
+pub mod golden;
