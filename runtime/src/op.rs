@@ -1,6 +1,10 @@
 //! The operations, as data. One `repr(C)` struct per op; the same value is asked about (`Device::supports`), executed,
 //! traced, recorded, sent to plugins, and listed as a conformance or bench case. The doc comment of each struct is its
 //! contract: what [`crate::Queue`] checks and what every back end must compute. Accumulation is f32 or wider.
+//!
+//! Rules for all ops: decisions (which entry passes, ties, windows) compare f32 values, each product or difference rounded
+//! to f32, never fused, so every device decides alike. With `beta == 0` the old output is not read. A condition selects, it
+//! does not multiply: NaN times a false condition is 0. Matrices without elements are legal everywhere.
 
 use crate::{Addr, DType};
 
@@ -50,7 +54,7 @@ impl Mat {
 /// Sparse rows over `n` columns. Row `r` holds the entries `ptr[r]..ptr[r+1]` of `vals`/`idx` when `ptr [1, rows+1] u32`
 /// is present, otherwise `r*k..(r+1)*k` with `vals, idx [rows, k]`. An index of `u32::MAX` marks an empty slot: its
 /// value is 0 and every op skips it. With `ptr`, `vals` and `idx` are `[1, capacity]` and entries past `ptr[rows]` are
-/// undefined. Without `ptr` both are dense in memory (`ld == cols`).
+/// undefined, in outputs shaped like `vals` too. Both are dense in memory (`ld == cols`). A column occurs at most once a row.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(C)]
 pub struct Sparse {
@@ -67,7 +71,8 @@ pub struct Sparse {
 }
 
 /// The entries of a [`Sparse`] grouped by column, rows ascending inside a column: `col_ptr [1, n+1]`, and for each entry
-/// its `row` and its `slot` (position in `vals`), both `[1, capacity]`; all u32. Empty slots do not appear.
+/// its `row` and its `slot` (position in `vals`), both `[1, capacity]`; all u32. Empty slots do not appear; entries past
+/// `col_ptr[n]` are undefined.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(C)]
 pub struct ByColumn {
@@ -99,7 +104,7 @@ modes!(
     Act {
         /// Identity.
         None = 0,
-        /// max(x, 0).
+        /// max(x, 0); NaN stays NaN.
         Relu = 1,
         /// x·Φ(x), with the error function.
         GeluErf = 2,
@@ -115,7 +120,7 @@ modes!(
     MapKind {
         /// a·x + b
         Affine = 0,
-        /// max(x, 0)
+        /// max(x, 0); NaN stays NaN
         Relu = 1,
         /// x·Φ(x)
         GeluErf = 2,
@@ -155,7 +160,7 @@ modes!(
         Sum = 0,
         /// Σ x²
         SumSq = 1,
-        /// max x (−inf when empty)
+        /// max x (−inf when empty; NaN is ignored)
         Max = 2,
         /// number of x ≠ 0
         NonZero = 3,
@@ -169,7 +174,7 @@ modes!(
         Power = 0,
         /// Σ tanh(c·u) per row
         Tanh = 1,
-        /// no penalty; `du` receives tanh(c·u) itself (first pass of the tanh-quad penalty)
+        /// no penalty (`out` is 0); `du` receives tanh(c·u) itself, without factors (first pass of the tanh-quad penalty)
         TanhValue = 2,
     }
 );
@@ -205,7 +210,7 @@ pub struct Gemm {
     pub stride_c: u64,
 }
 
-/// `y = value`; integer outputs take the value truncated.
+/// `y = value`, any type; integer outputs take the value truncated and saturated.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Fill {
@@ -244,7 +249,7 @@ pub struct Map {
 
 /// Reduction of `x [B,N] f32`: over rows into `y [1,N]` (`by_row == 0`) or over columns into `y [B,1]` (`by_row == 1`);
 /// `y = beta·y + reduction`. `weight [B,1]`, only with `by_row == 0`, multiplies each row's contribution
-/// (for NonZero: counts weight). Fixed order: the result does not depend on scheduling.
+/// (for NonZero: counts weight; not with Max). Fixed order: the result does not depend on scheduling.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Reduce {
@@ -257,7 +262,8 @@ pub struct Reduce {
 }
 
 /// Row normalisation. Layer (`rms == 0`): `(x−mean)/s·gain + bias`, `s = sqrt(mean((x−mean)²)+eps)`.
-/// Rms: `x/s·(gain + gain_offset) + bias`, `s = sqrt(mean(x²)+eps)`. `gain, bias [1,D]` optional (1 and 0),
+/// Rms: `x/s·(gain + gain_offset) + bias`, `s = sqrt(mean(x²)+eps)`. `gain, bias [1,D]` optional (1 and 0; without gain
+/// `gain_offset` is 0),
 /// `scale [B,1]` optional output: s. `y` may be `x`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -272,7 +278,8 @@ pub struct Norm {
     pub rms: u32,
 }
 
-/// `loss[b] = logsumexp(logits[b,:]) − logits[b, target[b]]`; target `u32::MAX` gives 0. `target [1,B] u32`, `loss [1,B]`.
+/// `loss[b] = logsumexp(logits[b,:]) − logits[b, target[b]]`; target `u32::MAX` gives 0, any other
+/// target ≥ the columns fails. `target [1,B] u32`, `loss [1,B]`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct CrossEntropy {
@@ -283,7 +290,7 @@ pub struct CrossEntropy {
 
 /// Rotary embedding in place on `x [N, heads·d_head]`; `pos [1,N] u32`; `cos, sin [n_ctx, rotary_dim/2] f32`.
 /// Frequency j rotates the pair (2j, 2j+1) when `adjacent == 1`, otherwise (j, j + rotary_dim/2), of every head.
-/// `(u, w) → (u·cos − w·sin, w·cos + u·sin)`. Coordinates ≥ rotary_dim pass through.
+/// `(u, w) → (u·cos − w·sin, w·cos + u·sin)`. Coordinates ≥ rotary_dim pass through. A position ≥ n_ctx fails.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Rope {
@@ -333,7 +340,8 @@ pub struct TopK {
 }
 
 /// The k-th largest positive `g = x·scale` over all rows (mask as in TopK): `out [1,2] u32` = bits of the f32 threshold τ,
-/// and how many entries equal to τ belong to the top k. When fewer than k are positive: τ = 0 and count 0 (keep all g > 0).
+/// and how many entries equal to τ belong to the top k. When fewer than k are positive: τ = 0 and count 0
+/// (keep all g > 0). k = 0: τ = +inf and count 0 (keep nothing).
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Threshold {
@@ -361,8 +369,7 @@ pub struct Compact {
     pub y: Sparse,
 }
 
-/// Dense gate: `y = x` where `g = x·scale` passes (`g > theta`, or `g > 0` without theta; with thr as in Compact), else 0.
-/// `y` may be `x`.
+/// Dense gate: `y = x` where `g = x·scale` passes as in [`Compact`] (without mask), else 0. `y` may be `x`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Gate {
@@ -373,7 +380,7 @@ pub struct Gate {
     pub y: Mat,
 }
 
-/// Gradient of a ReLU or JumpReLU [`Gate`] (no thr): `dx = df·1[g > θ]` (`=`; `dx` may be `df`), and with theta
+/// Gradient of a ReLU or JumpReLU [`Gate`] (no thr): `dx = df·1[g > θ and g > 0]` (`=`; `dx` may be `df`), and with theta
 /// `dtheta [1,F] += Σ_rows df·(−θ/window)/scale·1[|g−θ| < window/2]·1[g > 0]` (VARIANTS §3.2; scale absent = 1).
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -391,7 +398,7 @@ pub struct GateGrad {
 /// `out [B,1] = Σ` or norm as [`PenaltyKind`] says, `du = weight[row]·colgain[col]·∂/∂u` (`=`), shaped like vals.
 /// Dense (`vals [B,F]`, `codes.idx` absent) or sparse codes. `p` exponent, `c` tanh stretch. `weight [B,1]`,
 /// `colgain [1,F]`, `out` optional. Empty slots get du 0. Power at a row of zeros has gradient 0; at u = 0 the derivative of |u| is 0.
-/// With colgain, out is Σ colgain·tanh.
+/// With colgain (tanh kinds only), out is Σ colgain·tanh.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Penalty {
@@ -489,7 +496,7 @@ pub struct Age {
 /// dense: `m=β1 m+(1−β1)g; v=β2 v+(1−β2)g²; p −= lr/bc1·m/(√v/√bc2+eps)`;
 /// `sparse == 1` (upstream's sparse Adam): moments decay everywhere, grow and update p only where g ≠ 0, with
 /// `p −= lr·√bc2/bc1·m/(√v+eps)`. `bc1 = 1−β1^t`, `bc2 = 1−β2^t`. `stats [1,2] f32` optional output: Σ(g·grad_scale)² and the
-/// number of non-zero g (fixed order). `low` optional: p rounded to its type.
+/// number of g ≠ 0 (fixed order). `low` optional: p rounded to its type.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Adam {
