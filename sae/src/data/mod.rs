@@ -1,1 +1,14 @@
-//! Text sources, tokenisation and token batches.
+//! Text to token batches: text files as numbered records, one explicit policy for turning records into contexts, several
+//! weighted sources as one stream. Every position is a few integers, and going to one costs one record.
+
+mod contexts;
+mod policy;
+pub mod random;
+mod record;
+mod text;
+mod tokens;
+
+pub use contexts::{ContextReader, Place, Tokenize};
+pub use policy::{Overflow, TokenBatch, TokenPolicy};
+pub use text::{SampleBy, TextOptions, TextSource};
+pub use tokens::{SourceCursor, TokenCursor, TokenStream, WeightedSource};
