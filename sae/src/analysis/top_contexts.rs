@@ -87,7 +87,11 @@ impl TopContexts {
         candidates
             .into_iter()
             .take(n)
-            .map(|feature| FeatureSummary { feature, density: density(feature), hits: self.hits[feature].clone() })
+            .map(|feature| FeatureSummary {
+                feature,
+                density: density(feature),
+                hits: self.hits[feature].clone(),
+            })
             .collect()
     }
 }

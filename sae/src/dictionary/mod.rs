@@ -1,6 +1,10 @@
 //! Dictionaries: the trait every variant implements, and what trainer, checkpoints, metrics and runners know of one.
 //! A variant is one file (or folder) with forward and backward side by side; nothing outside it names the variant.
 
+mod initialise;
+
+pub use initialise::{Initialise, RandomInit};
+
 use crate::Result;
 use lm_saes_runtime::{Arena, Queue, SparseView, Tensor, View};
 use std::collections::BTreeMap;
@@ -95,7 +99,7 @@ pub struct LossTerms {
 }
 
 /// A sparse dictionary of any variant.
-pub trait Dictionary: Send {
+pub trait Dictionary: Initialise + Send {
     /// Settings as they will be saved.
     fn settings(&self) -> &crate::settings::DictionarySettings;
     /// Number of features.
@@ -112,11 +116,13 @@ pub trait Dictionary: Send {
     fn params(&self) -> Vec<&Param>;
     /// All trainable tensors in checkpoint order, to change.
     fn params_mut(&mut self) -> Vec<&mut Param>;
-    /// Takes from `arena` everything a step on up to `rows` rows needs; `loss` is `None` for inference only.
+    /// Takes from `arena` everything a step on up to `rows` rows and any k up to `max_k` needs (the k schedule starts above
+    /// `top_k`; activations without a k ignore it); `loss` is `None` for inference only.
     fn plan(
         &mut self,
         arena: &mut Arena,
         rows: usize,
+        max_k: usize,
         loss: Option<&crate::training::LossSettings>,
     ) -> Result<()>;
     /// Encodes and decodes; then [`Dictionary::codes`] and [`Dictionary::reconstruction`] hold the result.
@@ -134,6 +140,11 @@ pub trait Dictionary: Send {
     fn codes(&self) -> Codes<'_>;
     /// Reconstructions of the last forward or step, `[B, d]`, one per output hook point.
     fn reconstruction(&self) -> Vec<View<'_>>;
+    /// The sparsity penalty of each row of the last step, `[B, 1]`, already times its coefficient; `None` without one or
+    /// when the penalty is one number per batch (tanh-quad).
+    fn row_penalty(&self) -> Option<View<'_>> {
+        None
+    }
     /// Decoder norms `[1, S]`.
     fn decoder_norms(&mut self, q: &mut Queue) -> Result<Vec<f32>>;
     /// Encoder norms `[1, S]`.

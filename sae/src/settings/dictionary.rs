@@ -1,6 +1,388 @@
-//! Settings of a dictionary, as saved in its `config.json` (VARIANTS §2, §6; CHECKPOINTS §2).
+//! Settings of a dictionary: as users write them (strict: an unknown key is an error) and as checkpoints keep them in
+//! `config.json` (lenient: fields of other versions are ignored). VARIANTS §2, §6; CHECKPOINTS §2.
 
-/// Settings of a dictionary of any variant.
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(tag = "sae_type")]
-pub enum DictionarySettings {}
+use super::fields::field_names;
+use crate::{Error, Result, tensorfile::Precision};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde_json::Value;
+use std::path::PathBuf;
+
+/// Settings of a dictionary of any variant, told apart by `sae_type`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "sae_type", rename_all = "lowercase")]
+pub enum DictionarySettings {
+    /// Sparse autoencoder or transcoder.
+    Sae(SaeSettings),
+}
+
+/// Activation function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ActFn {
+    /// x where x > 0.
+    Relu,
+    /// x where x > θ, θ learned.
+    JumpRelu,
+    /// The k largest positive entries of each row.
+    TopK,
+    /// The k·rows largest positive entries of the batch.
+    BatchTopK,
+}
+
+impl ActFn {
+    /// Whether the activation has a budget k.
+    pub fn has_k(self) -> bool {
+        matches!(self, Self::TopK | Self::BatchTopK)
+    }
+}
+
+/// How activations are scaled before they reach the dictionary (VARIANTS §4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NormActivation {
+    /// Every token to norm √d.
+    TokenWise,
+    /// Mean norm of the batch, or of each context, to √d.
+    BatchWise,
+    /// Mean norm of the data set to √d.
+    DatasetWise,
+    /// Not at all.
+    Inference,
+}
+
+/// Settings of a sparse autoencoder or, with two hook points, a transcoder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SaeSettings {
+    /// Width of the activations.
+    pub d_model: usize,
+    /// `d_sae = ⌊d_model · expansion_factor⌋`.
+    pub expansion_factor: f64,
+    /// Whether `b_D` exists.
+    #[serde(default = "yes")]
+    pub use_decoder_bias: bool,
+    /// Activation function.
+    #[serde(default = "relu")]
+    pub act_fn: ActFn,
+    /// Scaling of activations.
+    #[serde(default = "dataset_wise")]
+    pub norm_activation: NormActivation,
+    /// Select by `h·‖W_D‖` rather than by `h`.
+    #[serde(default = "yes")]
+    pub sparsity_include_decoder_norm: bool,
+    /// Final k of the top-k family.
+    #[serde(default = "fifty")]
+    pub top_k: usize,
+    /// Kept for other readers of the file; decoding here is sparse wherever that pays.
+    #[serde(default)]
+    pub use_triton_kernel: bool,
+    /// Kept for other readers of the file.
+    #[serde(default = "triton_threshold")]
+    pub sparsity_threshold_for_triton_spmm_kernel: f64,
+    /// Full width of the straight-through window of a JumpReLU threshold.
+    #[serde(default = "two")]
+    pub jumprelu_threshold_window: f32,
+    /// Hook point read.
+    pub hook_point_in: String,
+    /// Hook point reconstructed; another than `hook_point_in` makes a transcoder.
+    pub hook_point_out: String,
+    /// Multiply pre-activations by a sigmoid gate of the same input.
+    #[serde(default)]
+    pub use_glu_encoder: bool,
+    /// Load this checkpoint, with its own settings, instead of initialising.
+    #[serde(default, skip_serializing)]
+    pub sae_pretrained_name_or_path: Option<String>,
+    /// Whether a loaded checkpoint must have exactly the expected tensors.
+    #[serde(default = "yes", skip_serializing)]
+    pub strict_loading: bool,
+    /// Accepted for compatibility; the run's device decides.
+    #[serde(default = "cpu", skip_serializing)]
+    pub device: String,
+    /// Precision of written weights; training keeps f32 master weights.
+    #[serde(default = "f32_precision", skip_serializing, deserialize_with = "precision")]
+    pub dtype: Precision,
+}
+
+fn yes() -> bool {
+    true
+}
+fn relu() -> ActFn {
+    ActFn::Relu
+}
+fn dataset_wise() -> NormActivation {
+    NormActivation::DatasetWise
+}
+fn fifty() -> usize {
+    50
+}
+fn triton_threshold() -> f64 {
+    0.996
+}
+fn two() -> f32 {
+    2.0
+}
+fn cpu() -> String {
+    "cpu".into()
+}
+fn f32_precision() -> Precision {
+    Precision::F32
+}
+
+/// A float type by any of the names the reference system accepts: `float32`, `fp32`, `torch.bfloat16`, `bf16`, `fp16`, …
+///
+/// # Errors
+/// Names the types there are.
+pub fn parse_precision(name: &str) -> Result<Precision, String> {
+    match name.strip_prefix("torch.").unwrap_or(name) {
+        "float32" | "fp32" | "f32" | "float" => Ok(Precision::F32),
+        "bfloat16" | "bf16" => Ok(Precision::Bf16),
+        "float16" | "fp16" | "f16" | "half" => Ok(Precision::F16),
+        _ => Err(format!("dtype {name:?} is not one of float32, bfloat16, float16")),
+    }
+}
+
+/// Deserialises a float type by name; for `#[serde(deserialize_with)]`.
+pub fn precision<'de, D: Deserializer<'de>>(d: D) -> Result<Precision, D::Error> {
+    parse_precision(&String::deserialize(d)?).map_err(D::Error::custom)
+}
+
+impl SaeSettings {
+    /// Number of features.
+    pub fn d_sae(&self) -> usize {
+        (self.d_model as f64 * self.expansion_factor) as usize
+    }
+
+    fn validate(&self) -> Result<()> {
+        if self.d_model == 0 {
+            return Err(Error::setting("d_model", "must be at least 1"));
+        }
+        if !(self.expansion_factor > 0.0) || self.d_sae() == 0 || self.d_sae() >= u32::MAX as usize {
+            let what = format!("{} gives {} features", self.expansion_factor, self.d_sae());
+            return Err(Error::setting("expansion_factor", what));
+        }
+        if self.act_fn.has_k() && self.top_k == 0 {
+            return Err(Error::setting("top_k", "must be at least 1 with topk and batchtopk"));
+        }
+        if self.act_fn == ActFn::JumpRelu && !(self.jumprelu_threshold_window > 0.0) {
+            let what = format!("must be positive, got {}", self.jumprelu_threshold_window);
+            return Err(Error::setting("jumprelu_threshold_window", what));
+        }
+        Ok(())
+    }
+}
+
+impl DictionarySettings {
+    /// Reads a checkpoint's `config.json`: unknown fields are ignored, missing ones take their defaults.
+    pub fn from_checkpoint(mut config: Value) -> Result<Self> {
+        if let Some(object) = config.as_object_mut() {
+            let known = match object.get("sae_type").and_then(Value::as_str) {
+                Some("sae") => field_names::<SaeSettings>(),
+                // Reported by the enum below, with the variants there are.
+                _ => &[],
+            };
+            object.retain(|key, _| key == "sae_type" || known.contains(&key.as_str()));
+        }
+        let settings: Self =
+            serde_json::from_value(config).map_err(|e| Error::setting("sae", e.to_string()))?;
+        settings.validate()?;
+        Ok(settings)
+    }
+
+    /// Checks ranges and combinations that types cannot express.
+    pub fn validate(&self) -> Result<()> {
+        match self {
+            Self::Sae(s) => s.validate(),
+        }
+    }
+
+    /// The tag in files.
+    pub fn sae_type(&self) -> &'static str {
+        match self {
+            Self::Sae(_) => "sae",
+        }
+    }
+    /// Width of the activations.
+    pub fn d_model(&self) -> usize {
+        match self {
+            Self::Sae(s) => s.d_model,
+        }
+    }
+    /// Number of features.
+    pub fn d_sae(&self) -> usize {
+        match self {
+            Self::Sae(s) => s.d_sae(),
+        }
+    }
+    /// Activation function.
+    pub fn act_fn(&self) -> ActFn {
+        match self {
+            Self::Sae(s) => s.act_fn,
+        }
+    }
+    /// Final k of the top-k family.
+    pub fn top_k(&self) -> usize {
+        match self {
+            Self::Sae(s) => s.top_k,
+        }
+    }
+    /// Scaling of activations.
+    pub fn norm_activation(&self) -> NormActivation {
+        match self {
+            Self::Sae(s) => s.norm_activation,
+        }
+    }
+    /// Hook points read.
+    pub fn hook_points_in(&self) -> Vec<String> {
+        match self {
+            Self::Sae(s) => vec![s.hook_point_in.clone()],
+        }
+    }
+    /// Hook points reconstructed.
+    pub fn hook_points_out(&self) -> Vec<String> {
+        match self {
+            Self::Sae(s) => vec![s.hook_point_out.clone()],
+        }
+    }
+    /// The checkpoint to load instead of initialising.
+    pub fn pretrained(&self) -> Option<&str> {
+        match self {
+            Self::Sae(s) => s.sae_pretrained_name_or_path.as_deref(),
+        }
+    }
+    /// Whether a loaded checkpoint must have exactly the expected tensors.
+    pub fn strict_loading(&self) -> bool {
+        match self {
+            Self::Sae(s) => s.strict_loading,
+        }
+    }
+    /// Precision of written weights.
+    pub fn precision(&self) -> Precision {
+        match self {
+            Self::Sae(s) => s.dtype,
+        }
+    }
+}
+
+/// A saved dictionary, named where settings may also describe a new one.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PretrainedSettings {
+    /// Checkpoint directory.
+    pub pretrained_name_or_path: PathBuf,
+    /// Fold the data-set norm into the weights after loading.
+    #[serde(default = "yes")]
+    pub fold_activation_scale: bool,
+    /// Require exactly the expected tensors.
+    #[serde(default = "yes")]
+    pub strict_loading: bool,
+    /// Accepted for compatibility; the run's device decides.
+    #[serde(default = "cpu")]
+    pub device: String,
+    /// Precision of written weights.
+    #[serde(default = "f32_precision", deserialize_with = "precision")]
+    pub dtype: Precision,
+}
+
+/// The value of `sae` in a runner's settings.
+#[derive(Clone, Debug, PartialEq)]
+pub enum DictionaryChoice {
+    /// A new dictionary, or one loaded through `sae_pretrained_name_or_path`.
+    Settings(DictionarySettings),
+    /// A saved dictionary.
+    Pretrained(PretrainedSettings),
+}
+
+impl<'de> Deserialize<'de> for DictionaryChoice {
+    // By hand: serde's untagged enums lose the message of the form that was meant.
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(d)?;
+        if value.get("pretrained_name_or_path").is_some() {
+            serde_json::from_value(value).map(Self::Pretrained).map_err(D::Error::custom)
+        } else {
+            serde_json::from_value(value).map(Self::Settings).map_err(D::Error::custom)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn minimal() -> Value {
+        json!({"sae_type": "sae", "d_model": 10, "expansion_factor": 2.59, "hook_point_in": "a", "hook_point_out": "b"})
+    }
+
+    #[test]
+    fn defaults_are_the_reference_systems_and_d_sae_truncates() {
+        let DictionarySettings::Sae(s) = serde_json::from_value(minimal()).unwrap();
+        assert_eq!(s.d_sae(), 25);
+        assert!(
+            s.use_decoder_bias && s.sparsity_include_decoder_norm && s.strict_loading && !s.use_glu_encoder
+        );
+        assert_eq!((s.act_fn, s.norm_activation), (ActFn::Relu, NormActivation::DatasetWise));
+        assert_eq!((s.top_k, s.jumprelu_threshold_window), (50, 2.0));
+    }
+
+    #[test]
+    fn a_settings_file_refuses_unknown_keys_and_a_checkpoint_ignores_them() {
+        let mut config = minimal();
+        config["tok_k"] = json!(3);
+        let error = serde_json::from_value::<DictionarySettings>(config.clone()).unwrap_err().to_string();
+        assert!(error.contains("tok_k") && error.contains("top_k"), "{error}");
+        assert_eq!(DictionarySettings::from_checkpoint(config).unwrap().d_sae(), 25);
+    }
+
+    #[test]
+    fn an_unknown_variant_is_refused_with_the_variants_there_are() {
+        let mut config = minimal();
+        config["sae_type"] = json!("sea");
+        let error = DictionarySettings::from_checkpoint(config).unwrap_err().to_string();
+        assert!(error.contains("`sea`") && error.contains("`sae`"), "{error}");
+    }
+
+    #[test]
+    fn device_dtype_and_loading_options_are_read_but_not_saved() {
+        let mut config = minimal();
+        config["dtype"] = json!("torch.bfloat16");
+        config["device"] = json!("cuda");
+        config["sae_pretrained_name_or_path"] = json!("here");
+        let settings: DictionarySettings = serde_json::from_value(config).unwrap();
+        assert_eq!((settings.precision(), settings.pretrained()), (Precision::Bf16, Some("here")));
+        let saved = serde_json::to_value(&settings).unwrap();
+        let keys: Vec<&str> = saved.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(
+            keys,
+            [
+                "sae_type",
+                "d_model",
+                "expansion_factor",
+                "use_decoder_bias",
+                "act_fn",
+                "norm_activation",
+                "sparsity_include_decoder_norm",
+                "top_k",
+                "use_triton_kernel",
+                "sparsity_threshold_for_triton_spmm_kernel",
+                "jumprelu_threshold_window",
+                "hook_point_in",
+                "hook_point_out",
+                "use_glu_encoder"
+            ]
+        );
+        assert_eq!(saved["act_fn"], "relu");
+        assert_eq!(saved["norm_activation"], "dataset-wise");
+    }
+
+    #[test]
+    fn a_pretrained_entry_is_recognised_by_its_path() {
+        let choice: DictionaryChoice =
+            serde_json::from_value(json!({"pretrained_name_or_path": "x"})).unwrap();
+        let DictionaryChoice::Pretrained(p) = choice else { panic!("not recognised") };
+        assert!(p.fold_activation_scale && p.strict_loading);
+        assert!(matches!(
+            serde_json::from_value(minimal()),
+            Ok(DictionaryChoice::Settings(DictionarySettings::Sae(_)))
+        ));
+    }
+}

@@ -1,8 +1,9 @@
 //! What users write in settings files: names and defaults as in the reference system.
 
 mod dictionary;
-mod dtype;
-mod model;
-pub use dictionary::DictionarySettings;
-pub use dtype::DTypeName;
-pub use model::{LanguageModelBackend, LanguageModelSettings};
+mod fields;
+pub use dictionary::{
+    ActFn, DictionaryChoice, DictionarySettings, NormActivation, PretrainedSettings, SaeSettings,
+    parse_precision, precision,
+};
+pub use fields::field_names;

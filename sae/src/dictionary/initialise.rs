@@ -1,0 +1,63 @@
+//! What the initialiser may ask of a dictionary (TRAINING §1, VARIANTS §6, §11). A variant implements what it can; the rest
+//! answers with an error that names variant and setting.
+
+use crate::{Error, Result};
+use lm_saes_runtime::{Queue, View};
+
+/// Random starting values.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RandomInit {
+    /// Half-range of the encoder's uniform distribution.
+    pub encoder_bound: f32,
+    /// Half-range of the decoder's uniform distribution.
+    pub decoder_bound: f32,
+    /// Starting value of the log-thresholds; needed by JumpReLU.
+    pub log_jumprelu_threshold: Option<f32>,
+    /// Stream of random numbers.
+    pub seed: u64,
+}
+
+/// Starting values, and the pieces the initialiser's search is made of. Batches are normalised.
+pub trait Initialise {
+    /// Name of the variant, for errors.
+    fn variant(&self) -> &'static str;
+    /// Random weights, zero biases, constant thresholds.
+    fn init_random(&mut self, q: &mut Queue, init: &RandomInit) -> Result<()>;
+    /// `W_E = factor · W_Dᵀ`.
+    fn encoder_from_decoder_transpose(&mut self, _q: &mut Queue, _factor: f32) -> Result<()> {
+        Err(unsupported(self.variant(), "init_encoder_with_decoder_transpose", "set it to false"))
+    }
+    /// Scales decoder rows to this norm; unless `exact`, only rows above it.
+    fn set_decoder_norm(&mut self, _q: &mut Queue, _norm: f32, _exact: bool) -> Result<()> {
+        Err(unsupported(self.variant(), "grid_search_init_norm", "set it to false"))
+    }
+    /// Scales encoder columns to this norm.
+    fn set_encoder_norm(&mut self, _q: &mut Queue, _norm: f32) -> Result<()> {
+        Err(unsupported(self.variant(), "an encoder of fixed norm", "leave the encoder as drawn"))
+    }
+    /// Decoder biases = mean of the labels, `labels [B, d]` one per output hook point. This is what the reference system's
+    /// `geometric_median` computes; the name is kept for its settings files.
+    fn decoder_bias_from_mean(&mut self, _q: &mut Queue, _labels: &[View<'_>]) -> Result<()> {
+        Err(unsupported(self.variant(), "bias_init_method = geometric_median", "use all_zero"))
+    }
+    /// Encoder biases = minus the mean pre-activation without bias, so that repeating it changes nothing.
+    fn encoder_bias_from_mean_hidden_pre(&mut self, _q: &mut Queue, _inputs: &[View<'_>]) -> Result<()> {
+        Err(unsupported(self.variant(), "init_encoder_bias_with_mean_hidden_pre", "set it to false"))
+    }
+    /// Confines decoder rows to the span of the labels' first `d_active` principal directions.
+    fn decoder_from_active_subspace(
+        &mut self,
+        _q: &mut Queue,
+        _labels: &[View<'_>],
+        _d_active: usize,
+    ) -> Result<()> {
+        Err(unsupported(self.variant(), "initialize_W_D_with_active_subspace", "set it to false"))
+    }
+}
+
+fn unsupported(variant: &str, what: &str, instead: &str) -> Error {
+    Error::Unsupported {
+        what: what.into(),
+        why: format!("a dictionary of type {variant} has no such initialisation; {instead}"),
+    }
+}
