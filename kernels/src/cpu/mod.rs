@@ -3,7 +3,31 @@
 
 #[macro_use]
 mod isa;
+mod codes;
 mod rows;
+mod simd;
+pub mod sparse;
+pub mod topk;
 
+pub use codes::Codes;
 pub use isa::Isa;
 pub use rows::Rows;
+
+#[cfg(test)]
+mod testing {
+    use super::Rows;
+
+    /// A contiguous matrix over a slice, to read.
+    pub fn rows_of<T>(data: &[T], rows: usize, cols: usize) -> Rows<T> {
+        assert_eq!(data.len(), rows * cols);
+        // SAFETY: the length was checked.
+        unsafe { Rows::new(data.as_ptr().cast_mut(), rows, cols, cols) }
+    }
+
+    /// A contiguous matrix over a slice, to write.
+    pub fn rows_mut<T>(data: &mut [T], rows: usize, cols: usize) -> Rows<T> {
+        assert_eq!(data.len(), rows * cols);
+        // SAFETY: the length was checked.
+        unsafe { Rows::new(data.as_mut_ptr(), rows, cols, cols) }
+    }
+}
