@@ -54,7 +54,10 @@ impl<'a> Codes<'a> {
         if let Some(p) = self.ptr {
             let capacity = self.idx.len() as u32;
             if let Some(r) = (0..p.len()).find(|&r| p[r] > *p.get(r + 1).unwrap_or(&capacity)) {
-                return Err(format!("row offset {r} is {}, beyond the next or the capacity {capacity}", p[r]));
+                return Err(format!(
+                    "row offset {r} is {}, beyond the next or the capacity {capacity}",
+                    p[r]
+                ));
             }
             used = p[0] as usize..p[self.rows] as usize;
         }

@@ -40,7 +40,9 @@ pub unsafe fn sparse_mul(
     (0..blocks * rows.len()).into_par_iter().for_each(|task| {
         let d = task / rows.len() * block;
         // SAFETY: tasks cover disjoint rectangles of y; shapes were checked; the instruction set exists.
-        unsafe { mul_rows(isa, s, w, bias, y, beta, rows[task % rows.len()].clone(), d..(d + block).min(w.cols)) }
+        unsafe {
+            mul_rows(isa, s, w, bias, y, beta, rows[task % rows.len()].clone(), d..(d + block).min(w.cols))
+        }
     });
 }
 
@@ -399,7 +401,10 @@ mod tests {
     fn close(got: &[f32], want: &[f64], what: &str) {
         assert_eq!(got.len(), want.len());
         for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
-            assert!((f64::from(g) - w).abs() <= 1e-5 * (w.abs() + 10.0), "{what} element {i}: {g} against {w}");
+            assert!(
+                (f64::from(g) - w).abs() <= 1e-5 * (w.abs() + 10.0),
+                "{what} element {i}: {g} against {w}"
+            );
         }
     }
 
@@ -505,10 +510,13 @@ mod tests {
         let all = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
             pool.install(|| {
-                let (mut y, mut dots, mut grad) = (vec![0.0; rows * d], vec![0.0; rows * k], vec![0.0; n * d]);
+                let (mut y, mut dots, mut grad) =
+                    (vec![0.0; rows * d], vec![0.0; rows * k], vec![0.0; n * d]);
                 let (mut ptr, mut row, mut slot) = (vec![0; n + 1], vec![0; rows * k], vec![0; rows * k]);
                 // SAFETY: fresh arrays of these shapes, an available instruction set.
-                unsafe { sparse_mul(Isa::best(), s, rows_of(&w, n, d), None, rows_mut(&mut y, rows, d), 0.0) };
+                unsafe {
+                    sparse_mul(Isa::best(), s, rows_of(&w, n, d), None, rows_mut(&mut y, rows, d), 0.0)
+                };
                 // SAFETY: fresh arrays of these shapes, an available instruction set.
                 unsafe { sparse_dot(Isa::best(), s, rows_of(&w, n, d), rows_of(&x, rows, d), &mut dots) };
                 sort_by_column(s, &mut ptr, &mut row, &mut slot);
