@@ -1,8 +1,8 @@
 //! Settings of a dictionary: as users write them (strict: an unknown key is an error) and as checkpoints keep them in
 //! `config.json` (lenient: fields of other versions are ignored). VARIANTS §2, §6; CHECKPOINTS §2.
 
-use super::fields::field_names;
-use crate::{Error, Result, tensorfile::Precision};
+use super::{DTypeName, field_names};
+use crate::{Error, Result};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::Value;
 use std::path::PathBuf;
@@ -99,8 +99,8 @@ pub struct SaeSettings {
     #[serde(default = "cpu", skip_serializing)]
     pub device: String,
     /// Precision of written weights; training keeps f32 master weights.
-    #[serde(default = "f32_precision", skip_serializing, deserialize_with = "precision")]
-    pub dtype: Precision,
+    #[serde(default, skip_serializing)]
+    pub dtype: DTypeName,
 }
 
 fn yes() -> bool {
@@ -124,28 +124,6 @@ fn two() -> f32 {
 fn cpu() -> String {
     "cpu".into()
 }
-fn f32_precision() -> Precision {
-    Precision::F32
-}
-
-/// A float type by any of the names the reference system accepts: `float32`, `fp32`, `torch.bfloat16`, `bf16`, `fp16`, …
-///
-/// # Errors
-/// Names the types there are.
-pub fn parse_precision(name: &str) -> Result<Precision, String> {
-    match name.strip_prefix("torch.").unwrap_or(name) {
-        "float32" | "fp32" | "f32" | "float" => Ok(Precision::F32),
-        "bfloat16" | "bf16" => Ok(Precision::Bf16),
-        "float16" | "fp16" | "f16" | "half" => Ok(Precision::F16),
-        _ => Err(format!("dtype {name:?} is not one of float32, bfloat16, float16")),
-    }
-}
-
-/// Deserialises a float type by name; for `#[serde(deserialize_with)]`.
-pub fn precision<'de, D: Deserializer<'de>>(d: D) -> Result<Precision, D::Error> {
-    parse_precision(&String::deserialize(d)?).map_err(D::Error::custom)
-}
-
 impl SaeSettings {
     /// Number of features.
     pub fn d_sae(&self) -> usize {
@@ -256,7 +234,7 @@ impl DictionarySettings {
         }
     }
     /// Precision of written weights.
-    pub fn precision(&self) -> Precision {
+    pub fn dtype(&self) -> DTypeName {
         match self {
             Self::Sae(s) => s.dtype,
         }
@@ -279,8 +257,8 @@ pub struct PretrainedSettings {
     #[serde(default = "cpu")]
     pub device: String,
     /// Precision of written weights.
-    #[serde(default = "f32_precision", deserialize_with = "precision")]
-    pub dtype: Precision,
+    #[serde(default)]
+    pub dtype: DTypeName,
 }
 
 /// The value of `sae` in a runner's settings.
@@ -348,7 +326,7 @@ mod tests {
         config["device"] = json!("cuda");
         config["sae_pretrained_name_or_path"] = json!("here");
         let settings: DictionarySettings = serde_json::from_value(config).unwrap();
-        assert_eq!((settings.precision(), settings.pretrained()), (Precision::Bf16, Some("here")));
+        assert_eq!((settings.dtype(), settings.pretrained()), (DTypeName::Bf16, Some("here")));
         let saved = serde_json::to_value(&settings).unwrap();
         let keys: Vec<&str> = saved.as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!(

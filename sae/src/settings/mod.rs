@@ -1,9 +1,12 @@
 //! What users write in settings files: names and defaults as in the reference system.
 
 mod dictionary;
+mod dtype;
 mod fields;
+mod model;
 pub use dictionary::{
     ActFn, DictionaryChoice, DictionarySettings, NormActivation, PretrainedSettings, SaeSettings,
-    parse_precision, precision,
 };
+pub use dtype::DTypeName;
 pub use fields::field_names;
+pub use model::{LanguageModelBackend, LanguageModelSettings};
