@@ -2,6 +2,7 @@
 //! metadata of a GGUF file. Owns the special ids (bos, eos, pad) and where they come from; which of them a token stream
 //! puts where is the data pipeline's decision, so `encode` adds none.
 
+use super::gguf::Gguf;
 use crate::{Error, Result, files};
 use rayon::prelude::*;
 use serde_json::Value;
@@ -60,6 +61,9 @@ const DEFAULT_EOS: &str = "<|endoftext|>";
 impl Tokenizer {
     /// Loads from a Hugging Face directory or from one `.gguf` file. `given` supplies ids the tokenizer lacks.
     pub fn load(path: &Path, given: SpecialIds) -> Result<Self> {
+        if path.extension().is_some_and(|e| e == "gguf") {
+            return Self::from_gguf(&Gguf::open(path)?, given);
+        }
         Self::from_dir(path, given)
     }
 
