@@ -3,10 +3,18 @@
 mod dictionary;
 mod dtype;
 mod fields;
+mod initializer;
+mod load;
 mod model;
+mod steps;
+mod trainer;
 pub use dictionary::{
     ActFn, DictionaryChoice, DictionarySettings, NormActivation, PretrainedSettings, SaeSettings,
 };
 pub use dtype::DTypeName;
 pub use fields::field_names;
+pub use initializer::{BiasInit, InitializerSettings};
+pub use load::{apply_override, from_tree, load, read_tree};
 pub use model::{LanguageModelBackend, LanguageModelSettings};
+pub use steps::Steps;
+pub use trainer::{CheckpointMode, KSchedule, LrSchedule, OptimizerKind, TrainerSettings};
