@@ -4,10 +4,14 @@
 #[macro_use]
 mod isa;
 mod codes;
+mod convert;
+pub mod gemm;
 mod rows;
+mod scratch;
 mod simd;
 pub mod sparse;
 pub mod topk;
+mod vmath;
 
 pub use codes::Codes;
 pub use isa::Isa;
