@@ -1,1 +1,67 @@
-//! The activation stream: from token batches through the model to shuffled batches of activations.
+//! Activations as training sees them: token batches through a language model, what counts kept, rows shuffled, equal
+//! batches out. See [`ActivationStream`].
+
+mod buffer;
+mod state;
+mod stream;
+
+pub use stream::{ActivationStream, Progress, StreamCursor, StreamSettings};
+
+use crate::{Result, data::TokenBatch};
+use lm_saes_runtime::{Queue, Tensor};
+use serde::{Deserialize, Serialize};
+
+/// What gives activations for tokens: a language model, or something synthetic in tests.
+pub trait Producer {
+    /// Activations `[batch·len, d]` at each hook point, in the order given; any float type.
+    fn activations(
+        &mut self,
+        q: &mut Queue,
+        hook_points: &[String],
+        tokens: &TokenBatch,
+    ) -> Result<Vec<Tensor>>;
+}
+
+/// What one row of a batch is; upstream's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Target {
+    /// Whole contexts of token ids; no activations.
+    #[serde(rename = "tokens")]
+    Tokens,
+    /// Whole contexts with a mask.
+    #[serde(rename = "activations-2d")]
+    Activations2d,
+    /// Single tokens, only those that count.
+    #[serde(rename = "activations-1d")]
+    Activations1d,
+}
+
+/// One batch of the stream.
+#[derive(Debug)]
+pub struct Batch {
+    /// `[rows, d]` f32 for each hook point, in the stream's order. Rows are tokens; in 2-D, context by context.
+    pub acts: Vec<Tensor>,
+    /// Token id of each row.
+    pub tokens: Vec<u32>,
+    /// 1 for each row that counts. In 1-D all do.
+    pub mask: Vec<u8>,
+    /// Contexts and tokens of each, when rows are whole contexts.
+    pub contexts: Option<(usize, usize)>,
+    /// Rows that count.
+    pub n_valid: usize,
+}
+
+impl Batch {
+    /// Rows, those that do not count included.
+    pub fn rows(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Whether some row does not count.
+    pub fn has_masked(&self) -> bool {
+        self.n_valid < self.rows()
+    }
+}
+
+#[cfg(test)]
+mod tests;

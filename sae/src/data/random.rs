@@ -46,7 +46,7 @@ pub fn permutation(seed: u64, stream: u64, n: usize) -> Vec<u32> {
     for i in (1..n).rev() {
         let word = pair(seed, Use::Shuffle, stream, (i / 2) as u32)[i % 2];
         // The high half of word·(i+1) is uniform on 0..=i up to 2⁻⁶⁴·n.
-        let j = (u128::from(word) * (i as u128 + 1) >> 64) as usize;
+        let j = ((u128::from(word) * (i as u128 + 1)) >> 64) as usize;
         all.swap(i, j);
     }
     all
