@@ -389,7 +389,7 @@ fn rope_scaling(s: &Section<'_>, head_dim: usize, theta: f64, context: usize) ->
     let original = s.count_or("rope.scaling.original_context_length", context)?;
     Ok(match (kind, factor) {
         (Some("none"), _) | (None | Some("linear"), None) => Value::Null,
-        (None | Some("linear"), Some(factor)) if factor == 1.0 => Value::Null,
+        (None | Some("linear"), Some(1.0)) => Value::Null,
         (None | Some("linear"), Some(factor)) => json!({"rope_type": "linear", "factor": factor}),
         (Some(other), factor) => json!({
             "rope_type": other,

@@ -84,6 +84,12 @@ impl Tokenizer {
                 "no tokenizer: the metadata key tokenizer.ggml.model is missing",
             ));
         };
+        if !matches!(model, "gpt2" | "llama") {
+            return Err(Error::Unsupported {
+                what: format!("{}: tokenizer.ggml.model {model:?}", file.path().display()),
+                why: "known are gpt2 and llama; use the model's Hugging Face directory instead".into(),
+            });
+        }
         let tokens = texts(file, "tokenizer.ggml.tokens")?;
         let types = match file.get("tokenizer.ggml.token_type") {
             None => vec![NORMAL; tokens.len()],
@@ -91,16 +97,8 @@ impl Tokenizer {
             Some(_) => return Err(file.wrong("tokenizer.ggml.token_type", "one integer per token")),
         };
         let vocab = Vocab { file, tokens, types };
-        let (json, bos_default) = match model {
-            "gpt2" => vocab.byte_level()?,
-            "llama" => (vocab.sentence_piece()?, true),
-            other => {
-                return Err(Error::Unsupported {
-                    what: format!("{}: tokenizer.ggml.model {other:?}", file.path().display()),
-                    why: "known are gpt2 and llama".into(),
-                });
-            }
-        };
+        let (json, bos_default) =
+            if model == "gpt2" { vocab.byte_level()? } else { (vocab.sentence_piece()?, true) };
         let json = vocab.with_special_tokens(json, bos_default)?;
         let ids = [("bos", given.bos), ("eos", given.eos), ("padding", given.pad)]
             .map(|(name, given)| Ok(vocab.special_id(name)?.or(given)))
