@@ -1,8 +1,21 @@
 //! Language models: configuration, weights, one decoder-only forward with hook points, tokenizers.
 
+mod architecture;
+mod config;
+mod families;
+mod forward;
 pub mod gguf;
+mod hooks;
+mod model;
+mod parameters;
+mod rotary;
 pub mod tokenizer;
 pub mod weights;
 
+pub use architecture::{Architecture, Positions};
+pub use forward::Tokens;
 pub use gguf::{Gguf, GgufWeights};
+pub use hooks::{Edit, EditFn, Output, Run};
+pub use model::Lm;
 pub use tokenizer::{SpecialIds, Tokenizer};
+pub use weights::{HfDirectory, WeightSource};

@@ -1,0 +1,143 @@
+//! A language model on a device: loading from whatever file it is in, and what it says about itself.
+
+use super::{
+    architecture::Architecture,
+    config::Config,
+    families,
+    gguf::GgufWeights,
+    parameters::{Block, Linear, Matrix, NormWeights, Outer, Reader},
+    weights::{HfDirectory, WeightSource},
+};
+use crate::{
+    Error, Result,
+    settings::{DTypeName, LanguageModelSettings},
+};
+use half::{bf16, f16};
+use lm_saes_runtime::{Queue, Tensor};
+use std::path::Path;
+
+/// A decoder-only language model with its weights on a device. The forward is in `forward.rs`.
+pub struct Lm {
+    pub(super) arch: Architecture,
+    pub(super) outer: Outer<Tensor>,
+    pub(super) blocks: Vec<Block<Tensor>>,
+    name: String,
+}
+
+impl Lm {
+    /// Loads a Hugging Face directory or a `.gguf` file. `settings` says how weights are stored.
+    ///
+    /// # Errors
+    /// Whatever is missing or malformed, with file and key or tensor named.
+    pub fn load(q: &mut Queue, path: &Path, settings: &LanguageModelSettings) -> Result<Self> {
+        if path.is_file() {
+            Self::from_source(q, &GgufWeights::open(path)?, settings)
+        } else {
+            Self::from_source(q, &HfDirectory::open(path)?, settings)
+        }
+    }
+
+    /// Loads from any source of configuration and weights, block by block, so that the host holds one block at a time.
+    pub fn from_source(
+        q: &mut Queue,
+        source: &dyn WeightSource,
+        settings: &LanguageModelSettings,
+    ) -> Result<Self> {
+        let json = source.config()?;
+        let config = Config::new(source.path(), &json);
+        let family = families::find(&config)?;
+        let arch = (family.read)(&config)?;
+        config.check(&arch)?;
+        let reader = Reader::new(&arch, &family.layout, source);
+        let mut up = Upload { q, dtype: settings.dtype };
+        let outer = up.outer(reader.outer()?)?;
+        let blocks = (0..arch.n_layers).map(|i| up.block(reader.block(i)?)).collect::<Result<Vec<_>>>()?;
+        Ok(Self { arch, outer, blocks, name: settings.model_name.clone() })
+    }
+
+    /// What the model is.
+    pub fn architecture(&self) -> &Architecture {
+        &self.arch
+    }
+
+    /// The name it was loaded under.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Width of a hook point's activation; 0 for `attn.hook_pattern`, whose width is the length of the tokens.
+    ///
+    /// # Errors
+    /// [`Error::Hook`] with the list of those that exist.
+    pub fn hook_width(&self, name: &str) -> Result<usize> {
+        self.arch.hook_width(name).ok_or_else(|| Error::Hook {
+            name: name.into(),
+            model: self.name.clone(),
+            available: self.arch.describe_hooks(),
+        })
+    }
+}
+
+/// Moves host parameters to the device: matrices in the chosen type, vectors in f32.
+struct Upload<'q> {
+    q: &'q mut Queue,
+    dtype: DTypeName,
+}
+
+impl Upload<'_> {
+    fn matrix(&mut self, m: Matrix) -> Result<Tensor> {
+        let (rows, cols, values) = (m.rows, m.cols, m.values);
+        let q = &mut *self.q;
+        Ok(match self.dtype {
+            DTypeName::F32 => q.tensor(rows, cols, &values)?,
+            DTypeName::Bf16 => {
+                let low: Vec<bf16> = values.into_iter().map(bf16::from_f32).collect();
+                q.tensor(rows, cols, &low)?
+            }
+            DTypeName::F16 => {
+                let low: Vec<f16> = values.into_iter().map(f16::from_f32).collect();
+                q.tensor(rows, cols, &low)?
+            }
+        })
+    }
+
+    fn vector(&mut self, m: Option<Matrix>) -> Result<Option<Tensor>> {
+        m.map(|m| Ok(self.q.tensor(m.rows, m.cols, &m.values)?)).transpose()
+    }
+
+    fn linear(&mut self, l: Linear<Matrix>) -> Result<Linear<Tensor>> {
+        Ok(Linear { w: self.matrix(l.w)?, b: self.vector(l.b)? })
+    }
+
+    fn norm(&mut self, n: NormWeights<Matrix>) -> Result<NormWeights<Tensor>> {
+        Ok(NormWeights { gain: self.vector(n.gain)?, bias: self.vector(n.bias)? })
+    }
+
+    fn outer(&mut self, o: Outer<Matrix>) -> Result<Outer<Tensor>> {
+        Ok(Outer {
+            embed: self.matrix(o.embed)?,
+            pos_embed: o.pos_embed.map(|m| self.matrix(m)).transpose()?,
+            ln_final: self.norm(o.ln_final)?,
+            unembed: o.unembed.map(|m| self.matrix(m)).transpose()?,
+            unembed_bias: self.vector(o.unembed_bias)?,
+        })
+    }
+
+    fn block(&mut self, b: Block<Matrix>) -> Result<Block<Tensor>> {
+        Ok(Block {
+            ln1: b.ln1.map(|n| self.norm(n)).transpose()?,
+            q: self.linear(b.q)?,
+            k: self.linear(b.k)?,
+            v: self.linear(b.v)?,
+            q_norm: self.vector(b.q_norm)?,
+            k_norm: self.vector(b.k_norm)?,
+            o: self.linear(b.o)?,
+            ln1_post: b.ln1_post.map(|n| self.norm(n)).transpose()?,
+            ln2: b.ln2.map(|n| self.norm(n)).transpose()?,
+            mlp_gate: b.mlp_gate.map(|l| self.linear(l)).transpose()?,
+            mlp_in: self.linear(b.mlp_in)?,
+            mlp_out: self.linear(b.mlp_out)?,
+            ln2_post: b.ln2_post.map(|n| self.norm(n)).transpose()?,
+        })
+    }
+}

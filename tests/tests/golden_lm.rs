@@ -1,0 +1,102 @@
+//! Golden cases of language models: logits, loss and every named activation, and a right-padded batch. Values at padding positions
+//! are not compared.
+
+use lm_saes::{
+    lm::{Lm, Run, Tokens},
+    settings::LanguageModelSettings,
+    tensorfile::TensorFile,
+};
+use lm_saes_runtime::{Queue, Tensor};
+use lm_saes_tests::{
+    golden::{self, Case, Differences, Outcome, Tolerance},
+    queue,
+};
+
+#[test]
+fn golden_lm_cases_agree() {
+    golden::run("lm", check);
+}
+
+fn check(case: &Case) -> Result<Outcome, String> {
+    let mut q = queue();
+    let settings = LanguageModelSettings { model_name: case.name.clone(), ..Default::default() };
+    let lm = Lm::load(&mut q, &case.path("model"), &settings).map_err(|e| e.to_string())?;
+    let mut found = Differences::default();
+    let inputs = case.open("inputs.safetensors")?;
+    let ids = Ids::read(&inputs, "input_ids", None)?;
+    compare(case, &mut q, &lm, &ids, "expected.safetensors", &mut found)?;
+    if case.has("expected_padded.safetensors") {
+        let padded = Ids::read(&inputs, "padded_input_ids", Some("padded_attention_mask"))?;
+        compare(case, &mut q, &lm, &padded, "expected_padded.safetensors", &mut found)?;
+    }
+    found.outcome()
+}
+
+/// Token ids of a case, with the mask where it has one.
+struct Ids {
+    ids: Vec<u32>,
+    mask: Option<Vec<u8>>,
+    batch: usize,
+    len: usize,
+}
+
+impl Ids {
+    fn read(file: &TensorFile, ids: &str, mask: Option<&str>) -> Result<Self, String> {
+        let (shape, values) = file.i64(ids).map_err(|e| e.to_string())?;
+        let mask = mask.map(|m| file.i64(m)).transpose().map_err(|e| e.to_string())?;
+        Ok(Self {
+            ids: values.iter().map(|&v| v as u32).collect(),
+            mask: mask.map(|m| m.1.iter().map(|&v| v as u8).collect()),
+            batch: shape[0],
+            len: shape[1],
+        })
+    }
+
+    fn tokens(&self) -> Tokens<'_> {
+        Tokens { ids: &self.ids, batch: self.batch, len: self.len, mask: self.mask.as_deref() }
+    }
+}
+
+fn compare(
+    case: &Case,
+    q: &mut Queue,
+    lm: &Lm,
+    ids: &Ids,
+    file: &str,
+    found: &mut Differences,
+) -> Result<(), String> {
+    let expected = case.open(file)?;
+    let names: Vec<String> = expected.list().into_iter().map(|t| t.name).collect();
+    let hooks: Vec<&str> =
+        names.iter().map(String::as_str).filter(|n| !["logits", "loss"].contains(n)).collect();
+    let run = Run { capture: &hooks, logits: true, ..Run::default() };
+    let out = lm.run(q, &ids.tokens(), run).map_err(|e| e.to_string())?;
+    for name in &names {
+        let (shape, want) = expected.f32(name).map_err(|e| e.to_string())?;
+        let label = format!("{file}: {name}");
+        if name == "loss" {
+            let losses = lm.losses(q, &ids.tokens(), None).map_err(|e| e.to_string())?;
+            let mean = losses.iter().map(|&l| f64::from(l)).sum::<f64>() / ids.tokens().predictions() as f64;
+            let tolerance = Tolerance::abs(case.number("/tolerance/loss_abs")?);
+            found.compare(&label, &[mean as f32], &want, tolerance);
+            continue;
+        }
+        let got: &Tensor = match &out.logits {
+            Some(logits) if name == "logits" => logits,
+            _ => out.captured.get(name).ok_or_else(|| format!("{name} was not captured"))?,
+        };
+        let mut got: Vec<f32> = q.download(got).map_err(|e| e.to_string())?;
+        if let Some(mask) = &ids.mask {
+            // Expected values at padding positions are 0 by convention; so are ours for the comparison.
+            let width = shape.iter().skip(2).product::<usize>();
+            got.chunks_mut(width).zip(mask).filter(|(_, m)| **m == 0).for_each(|(row, _)| row.fill(0.0));
+        }
+        let tolerance = if name.ends_with("hook_pattern") {
+            Tolerance::abs(case.number("/tolerance/pattern_abs")?)
+        } else {
+            case.tolerance("/tolerance/float32")?
+        };
+        found.compare(&label, &got, &want, tolerance);
+    }
+    Ok(())
+}
