@@ -2,9 +2,11 @@
 //! batches out. See [`ActivationStream`].
 
 mod buffer;
+mod open;
 mod state;
 mod stream;
 
+pub use open::{open_stream, open_tokens};
 pub use stream::{ActivationStream, Progress, StreamCursor, StreamSettings};
 
 use crate::{Result, data::TokenBatch};

@@ -13,6 +13,12 @@ pub trait Tokenize: Send + Sync {
     fn encode(&self, text: &str) -> Result<Vec<u32>>;
 }
 
+impl Tokenize for crate::lm::Tokenizer {
+    fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        Self::encode(self, text)
+    }
+}
+
 /// A place in a text source: what the next context starts with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

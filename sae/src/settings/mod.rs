@@ -1,5 +1,7 @@
 //! What users write in settings files: names and defaults as in the reference system.
 
+mod activations;
+mod data;
 mod dictionary;
 mod dtype;
 mod fields;
@@ -8,6 +10,10 @@ mod load;
 mod model;
 mod steps;
 mod trainer;
+pub use activations::{
+    ActivationFactorySettings, ActivationSource, BufferShuffle, CachePath, CachedSource, DatasetSource,
+};
+pub use data::DatasetSettings;
 pub use dictionary::{
     ActFn, DictionaryChoice, DictionarySettings, NormActivation, PretrainedSettings, SaeSettings,
 };

@@ -1,0 +1,49 @@
+//! From settings to a running stream.
+
+use super::ActivationStream;
+use crate::{
+    Error, Result,
+    data::{ContextReader, TokenPolicy, TokenStream, Tokenize, WeightedSource},
+    settings::{ActivationFactorySettings, ActivationSource, DatasetSettings},
+};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// Opens the text of every source and starts a stream over it.
+///
+/// # Errors
+/// Names the source that is missing under `datasets`, cannot be opened, or is of a kind that is not supported.
+pub fn open_stream(
+    settings: &ActivationFactorySettings,
+    datasets: &BTreeMap<String, DatasetSettings>,
+    tokenizer: &Arc<dyn Tokenize>,
+    policy: &TokenPolicy,
+) -> Result<ActivationStream> {
+    ActivationStream::new(settings.stream(), open_tokens(settings, datasets, tokenizer, policy)?)
+}
+
+/// Opens the text of every source as token batches alone, for work that needs whole contexts and the model itself.
+pub fn open_tokens(
+    settings: &ActivationFactorySettings,
+    datasets: &BTreeMap<String, DatasetSettings>,
+    tokenizer: &Arc<dyn Tokenize>,
+    policy: &TokenPolicy,
+) -> Result<TokenStream> {
+    let open = |source: &ActivationSource| match source {
+        ActivationSource::Dataset(s) => {
+            let known = || datasets.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+            let data = datasets.get(&s.name).ok_or_else(|| {
+                let what = format!("no data set {:?} under datasets (there: {})", s.name, known());
+                Error::setting("activation_factory.sources", what)
+            })?;
+            let text = Arc::new(data.open(&s.name)?);
+            let reader = ContextReader::new(text, tokenizer.clone(), policy.clone(), s.repeat)?;
+            Ok(WeightedSource { name: s.name.clone(), weight: s.sample_weights, reader })
+        }
+        ActivationSource::Activations(s) => Err(Error::Unsupported {
+            what: format!("source {:?} of cached activations", s.name),
+            why: "activations are computed from text for now; give a source of type dataset".into(),
+        }),
+    };
+    let sources = settings.sources.iter().map(open).collect::<Result<_>>()?;
+    TokenStream::new(sources, settings.seed(), settings.model_batch_size)
+}
