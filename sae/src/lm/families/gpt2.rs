@@ -9,30 +9,28 @@ use crate::{
     },
 };
 
-pub(super) const FAMILY: Family = Family {
-    model_types: &["gpt2"],
-    layout: Layout {
-        base: "transformer.",
-        embed: "wte",
-        pos_embed: "wpe",
-        ln_final: "ln_f",
-        unembed: "lm_head",
-        block: "h.{}.",
-        ln1: "ln_1",
-        qkv: Qkv::Blocks("attn.c_attn"),
-        q_norm: "",
-        k_norm: "",
-        o: "attn.c_proj",
-        ln1_post: "",
-        ln2: "ln_2",
-        mlp_gate: "",
-        mlp_in: "mlp.c_fc",
-        mlp_out: "mlp.c_proj",
-        ln2_post: "",
-        conv1d: true,
-    },
-    read,
+pub(super) const LAYOUT: Layout = Layout {
+    base: "transformer.",
+    embed: "wte",
+    pos_embed: "wpe",
+    ln_final: "ln_f",
+    unembed: "lm_head",
+    block: "h.{}.",
+    ln1: "ln_1",
+    qkv: Qkv::Blocks("attn.c_attn"),
+    q_norm: "",
+    k_norm: "",
+    o: "attn.c_proj",
+    ln1_post: "",
+    ln2: "ln_2",
+    mlp_gate: "",
+    mlp_in: "mlp.c_fc",
+    mlp_out: "mlp.c_proj",
+    ln2_post: "",
+    conv1d: true,
 };
+
+pub(super) const FAMILY: Family = Family { model_types: &["gpt2"], layout: LAYOUT, read };
 
 fn read(c: &Config<'_>) -> Result<Architecture> {
     let (d_model, n_heads) = (c.size("n_embd")?, c.size("n_head")?);

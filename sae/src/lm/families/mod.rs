@@ -1,9 +1,15 @@
 //! Model families. A family is one short file: how its `config.json` becomes an [`Architecture`], and what its tensors are
 //! called. To add one, write the file and name it in [`FAMILIES`].
 
+mod gemma;
 mod gpt2;
+mod gpt_neo;
 mod gpt_neox;
 mod llama;
+mod mistral;
+mod olmo2;
+mod phi;
+mod qwen;
 
 use super::{architecture::Architecture, config::Config};
 use crate::{Error, Result};
@@ -58,7 +64,20 @@ pub struct Family {
 }
 
 /// Every family.
-pub const FAMILIES: &[&Family] = &[&gpt2::FAMILY, &gpt_neox::FAMILY, &llama::FAMILY];
+pub const FAMILIES: &[&Family] = &[
+    &gpt2::FAMILY,
+    &gpt_neo::FAMILY,
+    &gpt_neox::FAMILY,
+    &llama::FAMILY,
+    &mistral::FAMILY,
+    &qwen::QWEN2,
+    &qwen::QWEN3,
+    &gemma::GEMMA,
+    &gemma::GEMMA2,
+    &gemma::GEMMA3,
+    &phi::FAMILY,
+    &olmo2::FAMILY,
+];
 
 /// The family that a configuration names.
 ///
