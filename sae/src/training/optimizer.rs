@@ -1,0 +1,196 @@
+//! Adam and the reference system's sparse Adam over a dictionary's parameters, the gradient norm, and clipping
+//! (TRAINING §4).
+
+use crate::{
+    Error, Result,
+    dictionary::{Dictionary, Param, ParamGroup},
+    settings::{OptimizerKind, TrainerSettings},
+};
+use lm_saes_runtime::{AdamArgs, Arena, DType, Queue, ReduceKind, Tensor};
+
+const EPS: f32 = 1e-8;
+
+/// Moments and step counts of every parameter.
+pub struct Optimizer {
+    kind: OptimizerKind,
+    betas: (f64, f64),
+    clip: f64,
+    moments: Vec<Moments>,
+    /// Σg² and the number of non-zero g of each parameter, `[n, 2]`.
+    stats: Tensor,
+    /// `[1, widest parameter]`, column sums on the way to `stats`.
+    columns: Tensor,
+}
+
+/// Optimiser state of one parameter, shaped like the parameter on the device.
+pub struct Moments {
+    /// Name of the parameter.
+    pub name: String,
+    /// First moment.
+    pub m: Tensor,
+    /// Second moment.
+    pub v: Tensor,
+    /// Updates made.
+    pub t: u64,
+    group: ParamGroup,
+}
+
+/// Root mean squares over the non-zero entries of the gradient.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct GradientNorms {
+    /// As computed, thresholds left out.
+    pub before_clipping: f64,
+    /// As applied, all parameters.
+    pub applied: f64,
+}
+
+impl Optimizer {
+    /// Takes the state of all parameters of `dictionary` from `arena`.
+    pub fn plan(arena: &mut Arena, dictionary: &dyn Dictionary, s: &TrainerSettings) -> Result<Self> {
+        let params = dictionary.params();
+        let mut moments = Vec::with_capacity(params.len());
+        for p in &params {
+            let (rows, cols) = (p.value.rows(), p.value.cols());
+            moments.push(Moments {
+                name: p.name.clone(),
+                m: arena.tensor(&format!("{} first moment", p.name), rows, cols, DType::F32)?,
+                v: arena.tensor(&format!("{} second moment", p.name), rows, cols, DType::F32)?,
+                t: 0,
+                group: p.group,
+            });
+        }
+        let widest = params.iter().map(|p| p.value.cols()).max().unwrap_or(0);
+        Ok(Self {
+            kind: s.optimizer_class,
+            betas: s.betas,
+            clip: s.clip_grad_norm,
+            moments,
+            stats: arena.tensor("gradient statistics", params.len(), 2, DType::F32)?,
+            columns: arena.tensor("gradient column sums", 1, widest, DType::F32)?,
+        })
+    }
+
+    /// Zero moments, no updates made.
+    pub fn reset(&mut self, q: &mut Queue) -> Result<()> {
+        for s in &mut self.moments {
+            q.fill(&mut s.m, 0.0)?;
+            q.fill(&mut s.v, 0.0)?;
+            s.t = 0;
+        }
+        Ok(())
+    }
+
+    /// The state of every parameter, in their order.
+    pub fn moments(&self) -> &[Moments] {
+        &self.moments
+    }
+
+    /// The state of every parameter, to restore.
+    pub fn moments_mut(&mut self) -> &mut [Moments] {
+        &mut self.moments
+    }
+
+    /// One update of all parameters from their gradients. `lr` is that of the others and of the thresholds.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] when a gradient is not finite; with clipping or sparse Adam no parameter has changed then.
+    pub fn step(
+        &mut self,
+        q: &mut Queue,
+        dictionary: &mut dyn Dictionary,
+        lr: (f64, f64),
+        step: u64,
+    ) -> Result<GradientNorms> {
+        let mut params = dictionary.params_mut();
+        let sparse = self.kind == OptimizerKind::SparseAdam;
+        // The fused update measures the gradient in passing; only these two need the figures first.
+        let first = if sparse || self.clip > 0.0 {
+            self.measure(q, &params)?;
+            Some(self.read(q, step)?)
+        } else {
+            None
+        };
+        let before = first.as_ref().map(|f| self.rms(f, false));
+        let scale = match before {
+            Some(norm) if self.clip > 0.0 && norm > self.clip => self.clip / (norm + 1e-6),
+            _ => 1.0,
+        };
+        for (i, (p, s)) in params.iter_mut().zip(&mut self.moments).enumerate() {
+            if sparse && first.as_ref().is_some_and(|f| f[i].1 == 0.0) {
+                continue;
+            }
+            s.t += 1;
+            let thresholds = s.group == ParamGroup::Thresholds;
+            let args = AdamArgs {
+                lr: if thresholds { lr.1 } else { lr.0 } as f32,
+                beta1: self.betas.0 as f32,
+                beta2: self.betas.1 as f32,
+                eps: EPS,
+                t: s.t,
+                grad_scale: if thresholds { 1.0 } else { scale as f32 },
+                sparse,
+            };
+            let grad = p.grad.as_ref().ok_or_else(|| unplanned(&s.name))?;
+            let stats = first.is_none().then(|| self.stats.rows_mut(i..i + 1));
+            q.adam(&mut p.value, &mut s.m, &mut s.v, grad, args, stats, None)?;
+        }
+        match (first, before) {
+            (Some(mut stats), Some(before)) => {
+                for (s, m) in stats.iter_mut().zip(&self.moments) {
+                    if m.group == ParamGroup::Others {
+                        s.0 *= scale * scale;
+                    }
+                }
+                Ok(GradientNorms { before_clipping: before, applied: self.rms(&stats, true) })
+            }
+            _ => {
+                let stats = self.read(q, step)?;
+                Ok(GradientNorms {
+                    before_clipping: self.rms(&stats, false),
+                    applied: self.rms(&stats, true),
+                })
+            }
+        }
+    }
+
+    fn measure(&mut self, q: &mut Queue, params: &[&mut Param]) -> Result<()> {
+        for (i, p) in params.iter().enumerate() {
+            let grad = p.grad.as_ref().ok_or_else(|| unplanned(&p.name))?;
+            for (j, kind) in [ReduceKind::SumSq, ReduceKind::NonZero].into_iter().enumerate() {
+                let mut columns = self.columns.view_mut().slice_cols(0..grad.cols());
+                q.reduce_rows(kind, grad, None, columns.reborrow(), 0.0)?;
+                let one = self.stats.rows_mut(i..i + 1).slice_cols(j..j + 1);
+                q.reduce_cols(ReduceKind::Sum, columns.as_view(), one, 0.0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// (Σg², non-zero entries) of each parameter.
+    fn read(&self, q: &mut Queue, step: u64) -> Result<Vec<(f64, f64)>> {
+        let flat: Vec<f32> = q.download(&self.stats)?;
+        let stats: Vec<(f64, f64)> =
+            flat.chunks_exact(2).map(|c| (f64::from(c[0]), f64::from(c[1]))).collect();
+        match stats.iter().zip(&self.moments).find(|(s, _)| !s.0.is_finite()) {
+            Some((_, m)) => Err(Error::NonFinite {
+                step,
+                what: format!("the gradient of {}", m.name),
+                hint: String::new(),
+            }),
+            None => Ok(stats),
+        }
+    }
+
+    fn rms(&self, stats: &[(f64, f64)], thresholds: bool) -> f64 {
+        let counted = stats
+            .iter()
+            .zip(&self.moments)
+            .filter(|(_, m)| thresholds || m.group == ParamGroup::Others)
+            .fold((0.0, 0.0), |a, (s, _)| (a.0 + s.0, a.1 + s.1));
+        if counted.1 == 0.0 { 0.0 } else { (counted.0 / counted.1).sqrt() }
+    }
+}
+
+fn unplanned(name: &str) -> Error {
+    Error::setting("trainer", format!("{name} has no gradient; the dictionary was planned for inference"))
+}
