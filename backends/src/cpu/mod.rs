@@ -7,7 +7,7 @@ mod sparse;
 mod train;
 
 use lm_saes_kernels::cpu::{Isa, Rows};
-use lm_saes_runtime::op::{Mat, Sparse};
+use lm_saes_runtime::op::Mat;
 use lm_saes_runtime::{Addr, Backend, DType, Device, DeviceInfo, Error, Op, Result, Stream, Unsupported};
 use std::alloc::Layout;
 use std::sync::Arc;
@@ -82,16 +82,8 @@ unsafe impl Device for CpuDevice {
             | Op::CrossEntropy(_)
             | Op::Rope(_)
             | Op::Attention(_) => dense::supports(op),
-            Op::TopK(_) | Op::Threshold(_) | Op::Compact(_) | Op::Gate(_) | Op::GateGrad(_) => {
-                select::supports(op)
-            }
-            Op::SparseMul(_)
-            | Op::SparseDot(_)
-            | Op::SortByColumn(_)
-            | Op::SparseOuter(_)
-            | Op::Activity(_)
-            | Op::Age(_) => sparse::supports(op),
-            Op::Penalty(_) | Op::ThresholdPenalty(_) | Op::Adam(_) | Op::Random(_) => train::supports(op),
+            Op::Penalty(_) | Op::Random(_) => train::supports(op),
+            _ => Ok(()),
         }
     }
 
@@ -239,14 +231,4 @@ fn want(name: &str, m: &Mat, dtype: DType) -> Result<(), Unsupported> {
         return Ok(());
     }
     Err(Unsupported::because(format!("{name} is {}, only {dtype} is built", m.dtype)))
-}
-
-/// The sparse operand's parts; `ptr` absent means `k = vals.cols` slots a row.
-///
-/// # Safety
-/// As [`slice_mut`]: the caller answers for who writes `vals` and `idx`.
-#[allow(dead_code)]
-unsafe fn sparse_parts(s: &Sparse) -> (Rows<f32>, Rows<u32>, Option<Rows<u32>>) {
-    // SAFETY: as the caller promises.
-    unsafe { (rows(&s.vals), rows(&s.idx), rows_opt(&s.ptr)) }
 }

@@ -1,17 +1,8 @@
 //! Adapters of the ops on sparse codes.
 
 use super::{rows, slice, slice_mut, slice_opt};
-use lm_saes_kernels::cpu::{Codes, Isa, sparse as kernel};
+use lm_saes_kernels::cpu::{Codes, Isa, activity as ages, sparse as kernel};
 use lm_saes_runtime::op::{Activity, Age, SortByColumn, Sparse, SparseDot, SparseMul, SparseOuter};
-use lm_saes_runtime::{Op, Unsupported};
-
-/// Whether the op can run in this form.
-pub(super) fn supports(op: &Op) -> Result<(), Unsupported> {
-    match op {
-        Op::SparseMul(_) | Op::SparseDot(_) | Op::SortByColumn(_) | Op::SparseOuter(_) => Ok(()),
-        _ => Err(Unsupported::because("not built yet")),
-    }
-}
 
 /// Sparse rows as the kernels see them, their offsets and indices checked.
 ///
@@ -72,12 +63,26 @@ pub(super) unsafe fn sparse_outer(op: &SparseOuter) -> Result<(), String> {
 
 /// # Safety
 /// As [`lm_saes_runtime::Stream::launch`].
-pub(super) unsafe fn activity(_op: &Activity) -> Result<(), String> {
-    Err("not built yet".into())
+pub(super) unsafe fn activity(op: &Activity) -> Result<(), String> {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let (mask, fired) = (slice_opt(&op.mask), slice_mut(&op.fired));
+        if op.codes.idx.is_some() {
+            ages::activity_sparse(codes(&op.codes)?, mask, fired);
+        } else {
+            ages::activity_dense(rows(&op.codes.vals), mask, fired);
+        }
+    }
+    Ok(())
 }
 
 /// # Safety
 /// As [`lm_saes_runtime::Stream::launch`].
-pub(super) unsafe fn age(_op: &Age) -> Result<(), String> {
-    Err("not built yet".into())
+pub(super) unsafe fn age(op: &Age) -> Result<(), String> {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let (since, dead) = (slice_mut(&op.since), slice_mut(&op.dead));
+        ages::age(slice(&op.fired), since, dead, op.tokens, op.limit);
+    }
+    Ok(())
 }

@@ -3,13 +3,19 @@
 
 #[macro_use]
 mod isa;
+pub mod activity;
+pub mod adam;
 mod codes;
 mod convert;
+pub mod gate;
 pub mod gemm;
+pub mod penalty;
+pub mod random;
 mod rows;
 mod scratch;
 mod simd;
 pub mod sparse;
+pub mod threshold;
 pub mod topk;
 mod vmath;
 

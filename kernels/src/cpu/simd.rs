@@ -14,6 +14,17 @@ pub(crate) trait Simd: Copy {
     /// The first `n < N` lanes from memory, zeros behind them.
     unsafe fn load_part(p: *const f32, n: usize) -> Self::V;
     unsafe fn store_part(p: *mut f32, n: usize, v: Self::V);
+    /// The first `n <= N` lanes from memory, zeros behind them.
+    #[inline(always)]
+    unsafe fn load_upto(p: *const f32, n: usize) -> Self::V {
+        // SAFETY: the caller gives n readable floats.
+        unsafe { if n == Self::N { Self::load(p) } else { Self::load_part(p, n) } }
+    }
+    #[inline(always)]
+    unsafe fn store_upto(p: *mut f32, n: usize, v: Self::V) {
+        // SAFETY: the caller gives n writable floats.
+        unsafe { if n == Self::N { Self::store(p, v) } else { Self::store_part(p, n, v) } }
+    }
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
@@ -26,6 +37,8 @@ pub(crate) trait Simd: Copy {
     unsafe fn sum(a: Self::V) -> f32;
     /// Bit i set where lane i of `a` > lane i of `b`; never for NaN.
     unsafe fn gt(a: Self::V, b: Self::V) -> u32;
+    /// Bit i set where lane i is not 0; also for NaN.
+    unsafe fn nonzero(a: Self::V) -> u32;
     /// `v` where the bit of `mask` is set, else 0.
     unsafe fn keep(mask: u32, v: Self::V) -> Self::V;
     /// Bit i set where byte i of `p` is not 0.
@@ -137,6 +150,10 @@ impl Simd for Portable {
         (0..8).fold(0, |m, i| m | u32::from(a[i] > b[i]) << i)
     }
     #[inline(always)]
+    unsafe fn nonzero(a: Self::V) -> u32 {
+        (0..8).fold(0, |m, i| m | u32::from(a[i] != 0.0) << i)
+    }
+    #[inline(always)]
     unsafe fn keep(mask: u32, v: Self::V) -> Self::V {
         std::array::from_fn(|i| if mask >> i & 1 == 1 { v[i] } else { 0.0 })
     }
@@ -229,6 +246,10 @@ pub(crate) mod x86 {
             unsafe { u32::from(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b)) }
         }
         #[inline(always)]
+        unsafe fn nonzero(a: __m512) -> u32 {
+            unsafe { u32::from(_mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(a, _mm512_setzero_ps())) }
+        }
+        #[inline(always)]
         unsafe fn keep(mask: u32, v: __m512) -> __m512 {
             unsafe { _mm512_maskz_mov_ps(mask as __mmask16, v) }
         }
@@ -309,6 +330,10 @@ pub(crate) mod x86 {
         #[inline(always)]
         unsafe fn gt(a: __m256, b: __m256) -> u32 {
             unsafe { _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(a, b)) as u32 }
+        }
+        #[inline(always)]
+        unsafe fn nonzero(a: __m256) -> u32 {
+            unsafe { _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_NEQ_UQ>(a, _mm256_setzero_ps())) as u32 }
         }
         #[inline(always)]
         unsafe fn keep(mask: u32, v: __m256) -> __m256 {

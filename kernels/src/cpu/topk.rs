@@ -106,7 +106,7 @@ per_isa! {
 
 /// g of the vector at column i.
 #[inline(always)]
-unsafe fn gated<S: Simd, const SCALE: bool, const MASK: bool>(
+pub(super) unsafe fn gated<S: Simd, const SCALE: bool, const MASK: bool>(
     x: &[f32],
     scale: &[f32],
     mask: &[u8],
