@@ -2,19 +2,18 @@
 
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 
-/// Widens bfloat16 bits.
+/// Widens bfloat16.
 #[inline(always)]
-pub(super) fn bf16_bits_to_f32(src: &[u16], dst: &mut [f32]) {
+pub(super) fn bf16_to_f32(src: &[bf16], dst: &mut [f32]) {
     for (d, &s) in dst.iter_mut().zip(src) {
-        *d = f32::from_bits(u32::from(s) << 16);
+        *d = f32::from_bits(u32::from(s.to_bits()) << 16);
     }
 }
 
-/// Widens IEEE half bits.
+/// Widens IEEE half.
 #[inline(always)]
-pub(super) fn f16_bits_to_f32(src: &[u16], dst: &mut [f32]) {
-    use half::slice::HalfBitsSliceExt;
-    src.reinterpret_cast::<f16>().convert_to_f32_slice(dst);
+pub(super) fn f16_to_f32(src: &[f16], dst: &mut [f32]) {
+    src.convert_to_f32_slice(dst);
 }
 
 /// Rounds to bfloat16, ties to even; NaN stays NaN.

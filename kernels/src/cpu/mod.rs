@@ -5,17 +5,27 @@
 mod isa;
 pub mod activity;
 pub mod adam;
+pub mod attention;
 mod codes;
 mod convert;
+pub mod copy;
 pub mod gate;
 pub mod gemm;
+pub mod map;
+pub mod norm;
 pub mod penalty;
 pub mod random;
+pub mod reduce;
+pub mod rope;
 mod rows;
 mod scratch;
 mod simd;
 pub mod sparse;
+<<<<<<< HEAD
 pub mod threshold;
+=======
+mod split;
+>>>>>>> 8e44a48 (CPU kernels and adapters: fill, copy, gather, map, reduce, norm, cross-entropy, rope, attention)
 pub mod topk;
 mod vmath;
 

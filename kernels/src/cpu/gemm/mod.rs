@@ -2,8 +2,8 @@
 //! them, and scale, bias and activation happen while the block is at hand. Work is split over blocks of c only, so every
 //! element is summed in the same order on any number of threads.
 
-mod pack;
-mod tile;
+pub(super) mod pack;
+pub(super) mod tile;
 
 #[cfg(test)]
 mod tests;
@@ -261,7 +261,7 @@ impl Slab<'_> {
 }
 
 /// A block that sticks out over the edge of c: computed whole in a copy.
-unsafe fn edge<T: Tile>(
+pub(super) unsafe fn edge<T: Tile>(
     (m, n, k): (usize, usize, usize),
     a: *const f32,
     b: *const f32,

@@ -2,7 +2,8 @@
 //! operands are widened on the way. A panel that sticks out over the edge repeats the last line; its products are dropped.
 
 use super::{Float, Operand};
-use crate::cpu::scratch::Scratch;
+use crate::cpu::{copy::Real, scratch::Scratch};
+use half::{bf16, f16};
 
 /// Panels written together, so that a line of the source is read in longer runs.
 pub(super) const GROUP: usize = 8;
@@ -12,7 +13,7 @@ pub(super) const GROUP: usize = 8;
 ///
 /// # Safety
 /// The rectangle lies inside the operand; `dst` has room for the rounded-up panels plus 8 floats.
-pub(super) unsafe fn pack(
+pub(in crate::cpu) unsafe fn pack(
     dst: *mut f32,
     w: usize,
     src: &Operand,
@@ -31,8 +32,12 @@ pub(super) unsafe fn pack(
             let (rows, cols) = if lines_are_rows { (n, kc) } else { (kc, n) };
             match src.float {
                 Float::F32 => panels(dst, w, src.ptr.cast::<f32>().add(at), src.ld, lines_are_rows, n, kc),
-                Float::Bf16 | Float::F16 => Scratch::with(rows * cols, |wide| {
-                    widen(src.float, src.ptr.cast::<u16>().add(at), src.ld, rows, cols, wide);
+                half => Scratch::with(rows * cols, |wide| {
+                    if half == Float::Bf16 {
+                        widen(src.ptr.cast::<bf16>().add(at), src.ld, rows, cols, wide);
+                    } else {
+                        widen(src.ptr.cast::<f16>().add(at), src.ld, rows, cols, wide);
+                    }
                     panels(dst, w, wide, cols, lines_are_rows, n, kc);
                 }),
             }
@@ -40,18 +45,13 @@ pub(super) unsafe fn pack(
     }
 }
 
-multiversion! {
-    /// Half-precision rectangle to contiguous f32.
-    fn widen(float: Float, src: *const u16, ld: usize, rows: usize, cols: usize, dst: *mut f32) {
-        for i in 0..rows {
-            // SAFETY: row i of the rectangle and of the scratch.
-            let (s, d) = unsafe {
-                (std::slice::from_raw_parts(src.add(i * ld), cols), std::slice::from_raw_parts_mut(dst.add(i * cols), cols))
-            };
-            match float {
-                Float::Bf16 => crate::cpu::convert::bf16_bits_to_f32(s, d),
-                _ => crate::cpu::convert::f16_bits_to_f32(s, d),
-            }
+/// Half-precision rectangle to contiguous f32.
+unsafe fn widen<T: Real>(src: *const T, ld: usize, rows: usize, cols: usize, dst: *mut f32) {
+    for i in 0..rows {
+        // SAFETY: row i of the caller's rectangle, and of the scratch.
+        unsafe {
+            let s = std::slice::from_raw_parts(src.add(i * ld), cols);
+            T::widen(s, std::slice::from_raw_parts_mut(dst.add(i * cols), cols));
         }
     }
 }

@@ -3,7 +3,7 @@
 
 /// What happens to an accumulated block: `c = max?(alpha·acc + beta·c + bias)`.
 #[derive(Clone, Copy)]
-pub(super) struct Store {
+pub(in crate::cpu) struct Store {
     pub alpha: f32,
     /// 0 means c is not read.
     pub beta: f32,
@@ -13,7 +13,7 @@ pub(super) struct Store {
 }
 
 /// A register block.
-pub(super) trait Tile {
+pub(in crate::cpu) trait Tile {
     /// Rows.
     const MR: usize;
     /// Columns.
@@ -29,7 +29,7 @@ pub(super) trait Tile {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{Avx2, Avx512};
+pub(in crate::cpu) use x86::{Avx2, Avx512};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -40,7 +40,7 @@ mod x86 {
         ($name:ident, $doc:literal, $features:literal, $mr:literal x $nv:literal x $lanes:literal, kc $kc:literal,
          $zero:ident, $load:ident, $loadu:ident, $set1:ident, $fma:ident, $mul:ident, $add:ident, $max:ident, $storeu:ident) => {
             #[doc = $doc]
-            pub(in crate::cpu::gemm) struct $name;
+            pub(in crate::cpu) struct $name;
 
             impl Tile for $name {
                 const MR: usize = $mr;
@@ -136,7 +136,7 @@ mod x86 {
 }
 
 /// A block the compiler vectorises: 4×8 fits the sixteen 4-float registers of baseline x86-64, 6×16 the 32 of aarch64.
-pub(super) struct Auto<const MR: usize, const NR: usize, const FMA: bool>;
+pub(in crate::cpu) struct Auto<const MR: usize, const NR: usize, const FMA: bool>;
 
 impl<const MR_: usize, const NR_: usize, const FMA: bool> Tile for Auto<MR_, NR_, FMA> {
     const MR: usize = MR_;
