@@ -21,11 +21,8 @@ mod rows;
 mod scratch;
 mod simd;
 pub mod sparse;
-<<<<<<< HEAD
-pub mod threshold;
-=======
 mod split;
->>>>>>> 8e44a48 (CPU kernels and adapters: fill, copy, gather, map, reduce, norm, cross-entropy, rope, attention)
+pub mod threshold;
 pub mod topk;
 mod vmath;
 
