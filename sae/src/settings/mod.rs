@@ -9,6 +9,7 @@ mod initializer;
 mod load;
 mod model;
 mod steps;
+mod train;
 mod trainer;
 pub use activations::{
     ActivationFactorySettings, ActivationSource, BufferShuffle, CachePath, CachedSource, DatasetSource,
@@ -23,4 +24,7 @@ pub use initializer::{BiasInit, InitializerSettings};
 pub use load::{apply_override, from_tree, load, read_tree};
 pub use model::{LanguageModelBackend, LanguageModelSettings};
 pub use steps::Steps;
+pub use train::{
+    EvalSettings, EvaluateSettings, MongoSettings, TrainSettings, WandbResume, WandbSettings, required_model,
+};
 pub use trainer::{CheckpointMode, KSchedule, LrSchedule, OptimizerKind, TrainerSettings};

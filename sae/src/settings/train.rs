@@ -1,0 +1,291 @@
+//! Settings of the training and evaluation jobs (TRAINING §10): upstream's `TrainSAESettings` and `EvaluateSAESettings`.
+
+use super::{
+    ActivationFactorySettings, DatasetSettings, DictionaryChoice, InitializerSettings, LanguageModelSettings,
+    PretrainedSettings, TrainerSettings,
+};
+use crate::{Error, Result};
+use serde::{Deserialize, Deserializer, Serialize};
+use std::{collections::BTreeMap, path::PathBuf};
+
+/// Settings of a training run.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainSettings {
+    /// A new dictionary, or a saved one to train on.
+    pub sae: DictionaryChoice,
+    /// Name to register the dictionary under.
+    pub sae_name: String,
+    /// Series to register it in.
+    pub sae_series: String,
+    /// Starting values. Absent, the defaults are used (upstream leaves parameters uninitialised then).
+    #[serde(default, deserialize_with = "or_default")]
+    pub initializer: InitializerSettings,
+    /// The training itself.
+    #[serde(default)]
+    pub trainer: TrainerSettings,
+    /// Where activations come from.
+    pub activation_factory: ActivationFactorySettings,
+    /// Weights & Biases. Parsed; records go to files beside the result.
+    #[serde(default)]
+    pub wandb: Option<WandbSettings>,
+    /// Evaluate on the language model every `trainer.eval_frequency` steps and at the end.
+    #[serde(default)]
+    pub eval: bool,
+    /// Must be 1.
+    #[serde(default = "one")]
+    pub data_parallel_size: usize,
+    /// Must be 1.
+    #[serde(default = "one")]
+    pub model_parallel_size: usize,
+    /// Database to register in. Parsed; nothing is registered yet.
+    #[serde(default)]
+    pub mongo: Option<MongoSettings>,
+    /// The language model.
+    #[serde(default)]
+    pub model: Option<LanguageModelSettings>,
+    /// Name of the language model, recorded with the dictionary.
+    #[serde(default)]
+    pub model_name: Option<String>,
+    /// Data sets by the names the sources use.
+    #[serde(default, deserialize_with = "or_default")]
+    pub datasets: BTreeMap<String, DatasetSettings>,
+    /// Device of the whole run: `cpu`, `cuda:1`, `npu:0`, or `auto`, the most capable there is.
+    #[serde(default = "auto")]
+    pub device_type: String,
+    /// Rewrite the final weights to take and give raw activations.
+    #[serde(default = "yes")]
+    pub fold_activation_scale: bool,
+}
+
+/// Settings of an evaluation.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvaluateSettings {
+    /// The dictionary.
+    pub sae: PretrainedSettings,
+    /// Name it is registered under.
+    #[serde(default)]
+    pub sae_name: String,
+    /// Series it is registered in.
+    #[serde(default)]
+    pub sae_series: String,
+    /// Where activations come from.
+    pub activation_factory: ActivationFactorySettings,
+    /// The language model.
+    #[serde(default)]
+    pub model: Option<LanguageModelSettings>,
+    /// Name of the language model.
+    #[serde(default)]
+    pub model_name: Option<String>,
+    /// Ours: data sets by the names the sources use.
+    #[serde(default, deserialize_with = "or_default")]
+    pub datasets: BTreeMap<String, DatasetSettings>,
+    /// How much to evaluate on.
+    #[serde(default)]
+    pub eval: EvalSettings,
+    /// Must be 1.
+    #[serde(default = "one")]
+    pub model_parallel_size: usize,
+    /// Fold before evaluating; the figures do not depend on it.
+    #[serde(default)]
+    pub fold_activation_scale: bool,
+    /// Weights & Biases. Parsed; results go to the caller.
+    #[serde(default)]
+    pub wandb: Option<WandbSettings>,
+    /// Device of the whole run.
+    #[serde(default = "auto")]
+    pub device_type: String,
+}
+
+/// How much to evaluate on (upstream's `EvalConfig`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvalSettings {
+    /// Tokens that count.
+    pub total_eval_tokens: u64,
+    /// Ours: tokens on which the language model's own loss is measured three times over.
+    pub downstream_tokens: u64,
+}
+
+impl Default for EvalSettings {
+    fn default() -> Self {
+        Self { total_eval_tokens: 1_000_000, downstream_tokens: 100_000 }
+    }
+}
+
+/// Weights & Biases (upstream's `WandbConfig`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WandbSettings {
+    /// Project.
+    pub wandb_project: String,
+    /// Run name.
+    pub exp_name: Option<String>,
+    /// Entity.
+    pub wandb_entity: Option<String>,
+    /// Run id.
+    pub wandb_run_id: Option<String>,
+    /// Resume mode.
+    pub wandb_resume: WandbResume,
+}
+
+impl Default for WandbSettings {
+    fn default() -> Self {
+        Self {
+            wandb_project: "gpt2-sae-training".into(),
+            exp_name: None,
+            wandb_entity: None,
+            wandb_run_id: None,
+            wandb_resume: WandbResume::Never,
+        }
+    }
+}
+
+/// When to continue a Weights & Biases run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WandbResume {
+    /// Continue it if it exists.
+    Allow,
+    /// It must exist.
+    Must,
+    /// Start a new one.
+    Never,
+    /// Decide by what the last run left.
+    Auto,
+}
+
+/// A database (upstream's `MongoDBConfig`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MongoSettings {
+    /// Address.
+    pub mongo_uri: String,
+    /// Database name.
+    pub mongo_db: String,
+}
+
+impl Default for MongoSettings {
+    fn default() -> Self {
+        Self { mongo_uri: "mongodb://localhost:27017/".into(), mongo_db: "mechinterp".into() }
+    }
+}
+
+/// `null` is the default too, as in settings the reference system wrote itself.
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(d: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(d)?.unwrap_or_default())
+}
+fn one() -> usize {
+    1
+}
+fn yes() -> bool {
+    true
+}
+fn auto() -> String {
+    "auto".into()
+}
+
+impl TrainSettings {
+    /// Checks what types cannot say.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] naming the key.
+    pub fn check(&self) -> Result<()> {
+        single("data_parallel_size", self.data_parallel_size)?;
+        single("model_parallel_size", self.model_parallel_size)?;
+        self.trainer.check()
+    }
+
+    /// Puts the whole run on another device than the file names.
+    pub fn set_device(&mut self, device: &str) {
+        self.device_type = device.into();
+    }
+
+    /// Where everything is written.
+    pub fn result_path(&self) -> &PathBuf {
+        &self.trainer.exp_result_path
+    }
+}
+
+impl EvaluateSettings {
+    /// Checks what types cannot say.
+    pub fn check(&self) -> Result<()> {
+        single("model_parallel_size", self.model_parallel_size)
+    }
+}
+
+fn single(key: &str, value: usize) -> Result<()> {
+    if value == 1 {
+        return Ok(());
+    }
+    Err(Error::setting(key, format!("{value} processes are not supported yet; set it to 1")))
+}
+
+/// The language model's settings; a job on text needs them.
+pub fn required_model<'a>(
+    model: &'a Option<LanguageModelSettings>,
+    model_name: &Option<String>,
+) -> Result<&'a LanguageModelSettings> {
+    model.as_ref().ok_or_else(|| {
+        let name = model_name.as_deref().unwrap_or("the model's name or path");
+        Error::setting("model", format!("is needed; add a table [model] with model_name = {name:?}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::{KSchedule, Steps, from_tree};
+    use serde_json::{Value, json};
+
+    fn minimal() -> Value {
+        json!({
+            "sae": {"sae_type": "sae", "d_model": 8, "expansion_factor": 4, "hook_point_in": "a", "hook_point_out": "a"},
+            "sae_name": "n",
+            "sae_series": "s",
+            "activation_factory": {"sources": [], "target": "activations-1d", "hook_points": ["a"], "batch_size": 64},
+        })
+    }
+
+    #[test]
+    fn the_published_training_example_parses_unchanged() {
+        let text = include_str!("fixtures/pythia_topk.toml");
+        let tree: Value = toml::from_str(text).unwrap();
+        let s: TrainSettings = from_tree(&tree).unwrap();
+        s.check().unwrap();
+        assert_eq!(s.device_type, "cuda");
+        assert_eq!(s.trainer.total_training_tokens, 800_000_000);
+        assert_eq!((s.trainer.initial_k, s.trainer.k_schedule_type), (Some(50.0), KSchedule::Linear));
+        assert_eq!(s.trainer.k_warmup_steps, Steps::Fraction(0.1));
+        assert!(s.initializer.grid_search_init_norm && s.fold_activation_scale && !s.eval);
+        assert_eq!(s.datasets["SlimPajama-3B"].dataset_name_or_path, "Hzfinfdu/SlimPajama-3B");
+        assert_eq!(s.wandb.unwrap().exp_name.as_deref(), Some("pythia-160m-sae"));
+    }
+
+    #[test]
+    fn a_wrong_key_inside_the_dictionary_is_named_in_full() {
+        let mut tree = minimal();
+        tree["sae"]["topk"] = json!(3);
+        let e = from_tree::<TrainSettings>(&tree).unwrap_err().to_string();
+        assert!(e.starts_with("setting sae.topk: ") && e.contains("did you mean \"top_k\"?"), "{e}");
+        let mut tree = minimal();
+        tree["sae"]["top_k"] = json!("many");
+        let e = from_tree::<TrainSettings>(&tree).unwrap_err().to_string();
+        assert!(e.starts_with("setting sae.top_k: invalid type"), "{e}");
+    }
+
+    #[test]
+    fn several_processes_are_refused_by_key() {
+        let mut tree = minimal();
+        tree["model_parallel_size"] = json!(2);
+        let e = from_tree::<TrainSettings>(&tree).unwrap().check().unwrap_err().to_string();
+        assert!(e.starts_with("setting model_parallel_size: "), "{e}");
+    }
+
+    #[test]
+    fn a_missing_model_is_asked_for_by_name() {
+        let e = required_model(&None, &Some("pythia-160m".into())).unwrap_err().to_string();
+        assert!(e.contains("[model]") && e.contains("pythia-160m"), "{e}");
+    }
+}
