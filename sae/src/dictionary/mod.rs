@@ -2,8 +2,11 @@
 //! A variant is one file (or folder) with forward and backward side by side; nothing outside it names the variant.
 
 mod initialise;
+mod sae;
+mod subspace;
 
 pub use initialise::{Initialise, RandomInit};
+pub use sae::Sae;
 
 use crate::Result;
 use lm_saes_runtime::{Arena, Queue, SparseView, Tensor, View};
@@ -151,4 +154,11 @@ pub trait Dictionary: Initialise + Send {
     fn encoder_norms(&mut self, q: &mut Queue) -> Result<Vec<f32>>;
     /// Rewrites the weights so that raw activations map to raw activations, exactly, and sets the mode to `inference`.
     fn fold(&mut self, q: &mut Queue) -> Result<()>;
+}
+
+/// A dictionary of zeros with these settings.
+pub fn build(q: &mut Queue, settings: &crate::settings::DictionarySettings) -> Result<Box<dyn Dictionary>> {
+    match settings {
+        crate::settings::DictionarySettings::Sae(s) => Ok(Box::new(Sae::new(q, s)?)),
+    }
 }

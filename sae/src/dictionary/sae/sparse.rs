@@ -1,0 +1,185 @@
+//! topk and batchtopk: codes are sparse from selection to gradient. A block of pre-activations is selected from as soon as
+//! it is computed, so for topk the matrix `[B, S]` never exists; batchtopk ranks across the batch and keeps it.
+
+use super::{
+    Params, Sae, aux,
+    encode::{hidden, sparse_grads},
+    grad,
+    loss::{self, Parts},
+    work::{Aux, GateFactors, Path, Slots, SparseCodes, Store, Train, Work, blocks, mixed_up},
+};
+use crate::{
+    Result,
+    dictionary::{Coefficients, DeadFeatures, StepInput},
+    training::{LossSettings, SparsityLoss},
+};
+use lm_saes_runtime::{CompactArgs, MapKind, Queue, Select, Tensor, View};
+
+/// Buffers of pre-activations.
+struct Encoder<'a> {
+    h: &'a mut Tensor,
+    gate: &'a mut Option<GateFactors>,
+    block: usize,
+}
+
+impl Sae {
+    /// Codes and reconstruction of `x [B, d]`.
+    pub(super) fn forward_sparse(&mut self, q: &mut Queue, x: View<'_>, k: usize) -> Result<()> {
+        let gated = self.gated();
+        let Work { norms, h, gate, codes, y_hat, block, .. } = &mut self.work;
+        let Store::Sparse(codes) = codes else { return Err(mixed_up()) };
+        codes.set(x.rows(), k.min(self.cfg.d_sae()));
+        let select = Select { scale: gated.then(|| norms.view()), mask: None };
+        encode(q, &self.p, Encoder { h, gate, block: *block }, x, select, codes, false)?;
+        let y_hat = y_hat.rows_mut(0..x.rows());
+        Ok(q.sparse_mul(codes.view(), &self.p.w_d.value, self.p.decoder_bias(), y_hat, 0.0)?)
+    }
+
+    /// Forward, errors and the gradients of matrices and encoder biases.
+    pub(super) fn step_sparse(
+        &mut self,
+        q: &mut Queue,
+        input: &StepInput<'_>,
+        settings: &LossSettings,
+        c: Coefficients,
+        parts: &mut Parts,
+        dead: Option<&mut DeadFeatures>,
+    ) -> Result<()> {
+        let (x, rows) = (input.inputs[0], input.inputs[0].rows());
+        self.forward_sparse(q, x, c.k)?;
+        let Work { codes: Store::Sparse(codes), y_hat, train: Some(t), .. } = &mut self.work else {
+            return Err(mixed_up());
+        };
+        loss::error(q, t, y_hat, input.labels[0], 0..rows)?;
+        if let Some(dead) = dead {
+            q.fill(&mut dead.fired, 0.0)?;
+            q.activity_sparse(codes.view(), input.mask, &mut dead.fired)?;
+            parts.dead = aux::count(&aux::age(q, dead, input.n_tokens, parts.auxk)?);
+            if parts.dead > 0 {
+                self.forward_dead(q, x, parts.dead, dead)?;
+            }
+        }
+        let Work { codes: Store::Sparse(codes), norms, train: Some(t), .. } = &mut self.work else {
+            return Err(mixed_up());
+        };
+        let with_aux = (parts.dead > 0).then_some(c.auxk);
+        loss::error_grad(q, t, input.weight, with_aux, settings.auxk_detached, 0..rows)?;
+
+        let Train { path: Path::Sparse(slots), dy, .. } = &mut *t else { return Err(mixed_up()) };
+        decoder_grads(q, &mut self.p, codes, slots, dy.rows_view(0..rows), 0.0)?;
+        if let Some(kind) = parts.sparsity {
+            penalise(q, t, codes, norms, settings, kind, c.l1, rows)?;
+        }
+        let Train { path: Path::Sparse(slots), ones, aux, .. } = &mut *t else { return Err(mixed_up()) };
+        let ones = ones.rows_view(0..rows);
+        sparse_grads(q, &mut self.p, x, codes, slots, ones, 0.0)?;
+        if let (Some(_), Some(Aux { codes: Store::Sparse(codes), e_hat, .. })) = (with_aux, aux) {
+            decoder_grads(q, &mut self.p, codes, slots, e_hat.rows_view(0..rows), 1.0)?;
+            sparse_grads(q, &mut self.p, x, codes, slots, ones, 1.0)?;
+        }
+        Ok(())
+    }
+
+    /// The best dead features of `x [B, d]` and what they reconstruct, without bias.
+    fn forward_dead(&mut self, q: &mut Queue, x: View<'_>, n: usize, dead: &DeadFeatures) -> Result<()> {
+        let gated = self.gated();
+        let Work { norms, h, gate, block, train: Some(Train { aux: Some(aux), .. }), .. } = &mut self.work
+        else {
+            return Err(mixed_up());
+        };
+        let Aux { codes: Store::Sparse(codes), e_hat, k_aux, .. } = aux else { return Err(mixed_up()) };
+        codes.set(x.rows(), n.min(*k_aux));
+        let select = Select { scale: gated.then(|| norms.view()), mask: Some(dead.dead.view()) };
+        let computed = codes.spans_batch();
+        encode(q, &self.p, Encoder { h, gate, block: *block }, x, select, codes, computed)?;
+        let e_hat = e_hat.rows_mut(0..x.rows());
+        Ok(q.sparse_mul(codes.view(), &self.p.w_d.value, None, e_hat, 0.0)?)
+    }
+}
+
+/// Selects codes from the pre-activations of `x [B, d]`; `computed` says that `e.h` already holds those of the whole batch.
+fn encode(
+    q: &mut Queue,
+    p: &Params,
+    e: Encoder<'_>,
+    x: View<'_>,
+    select: Select<'_>,
+    codes: &mut SparseCodes,
+    computed: bool,
+) -> Result<()> {
+    let (rows, budget) = (x.rows(), codes.len());
+    let Some((vals, idx, ptr, thr)) = codes.ragged_mut() else {
+        for r in blocks(rows, e.block) {
+            hidden(q, p, x.slice_rows(r.clone()), e.h.rows_mut(0..r.len()), e.gate)?;
+            let h = e.h.rows_view(0..r.len());
+            let (vals, idx) = codes.rows_mut(r);
+            q.topk(h, select, vals, idx)?;
+        }
+        return Ok(());
+    };
+    if !computed {
+        for r in blocks(rows, e.block) {
+            hidden(q, p, x.slice_rows(r.clone()), e.h.rows_mut(r), e.gate)?;
+        }
+    }
+    let h = e.h.rows_view(0..rows);
+    q.threshold(h, select, budget, &mut *thr)?;
+    let rule = CompactArgs { select, theta: None, thr: Some(thr.view()) };
+    Ok(q.compact(h, rule, vals, idx, ptr)?)
+}
+
+/// Groups the codes by column; `dW_D = beta·old + fᵀ·dy`; `slots.dcodes = dy·W_Dᵀ` at the entries (`=`).
+fn decoder_grads(
+    q: &mut Queue,
+    p: &mut Params,
+    codes: &SparseCodes,
+    slots: &mut Slots,
+    dy: View<'_>,
+    beta: f32,
+) -> Result<()> {
+    let s = codes.view();
+    let (col_ptr, row, slot) = slots.sort_mut();
+    q.sort_by_column(s, col_ptr, row, slot)?;
+    q.sparse_outer(slots.by_column(), s.vals, dy, grad(&mut p.w_d)?, beta)?;
+    Ok(q.sparse_dot(s, &p.w_d.value, dy, codes.like_mut(&mut slots.dcodes))?)
+}
+
+/// Sparsity penalty on `u = f·n`: adds `du·n` to `slots.dcodes` and `Σ du·f` to `t.dn`.
+fn penalise(
+    q: &mut Queue,
+    t: &mut Train,
+    codes: &SparseCodes,
+    norms: &Tensor,
+    settings: &LossSettings,
+    kind: SparsityLoss,
+    l1: f32,
+    rows: usize,
+) -> Result<()> {
+    let n = norms.cols();
+    if kind == SparsityLoss::TanhQuad {
+        let Train { path: Path::Sparse(slots), ones, quad, .. } = &mut *t else { return Err(mixed_up()) };
+        q.penalty_sparse(
+            codes.view(),
+            loss::tanh_value(settings, norms),
+            None,
+            codes.like_mut(&mut slots.a),
+        )?;
+        let sums = quad.view_mut().reshaped(n, 1);
+        q.sparse_outer(slots.by_column(), codes.like(&slots.a), ones.rows_view(0..rows), sums, 0.0)?;
+        loss::quad_gain(q, t, settings, l1, rows)?;
+    }
+    let Train { path: Path::Sparse(slots), ones, dn, row_penalty, penalty_weight, quad_gain, .. } = t else {
+        return Err(mixed_up());
+    };
+    let Slots { a: du, b: n_at, c: product, dcodes, .. } = &mut *slots;
+    let args = loss::penalty_args(settings, kind, norms, penalty_weight, quad_gain, 0..rows);
+    let out = Some(row_penalty.rows_mut(0..rows));
+    q.penalty_sparse(codes.view(), args, out, codes.like_mut(du))?;
+    let ones = ones.rows_view(0..rows);
+    q.sparse_dot(codes.view(), norms.view().reshaped(n, 1), ones, codes.like_mut(n_at))?;
+    q.zip(MapKind::Mul, codes.like(du), codes.view().vals, 1.0, 0.0, codes.like_mut(product))?;
+    q.zip_in_place(MapKind::Mul, codes.like(n_at), 1.0, 0.0, codes.like_mut(du))?;
+    q.zip_in_place(MapKind::Add, codes.like(du), 1.0, 1.0, codes.like_mut(dcodes))?;
+    let dn = dn.view_mut().reshaped(n, 1);
+    Ok(q.sparse_outer(slots.by_column(), codes.like(&slots.c), ones, dn, 1.0)?)
+}

@@ -1,0 +1,387 @@
+//! Memory of a step, all of it planned in the trainer's arena: code buffers, blocks of pre-activations, gradients.
+
+use crate::{
+    Result,
+    settings::{ActFn, SaeSettings},
+    training::{LossSettings, SparsityLoss},
+};
+use lm_saes_runtime::{Arena, ByColumnView, DType, SparseView, Tensor, View, ViewMut};
+use std::ops::Range;
+
+/// Rows encoded at a time: a block `[512, S]` of pre-activations stays in cache where the whole `[B, S]` would not, and is
+/// tall enough that the product runs at full speed.
+const BLOCK: usize = 512;
+
+const F32: DType = DType::F32;
+const U32: DType = DType::U32;
+
+/// Buffers of forward and, with `train`, of loss and gradients.
+pub(super) struct Work {
+    /// Most rows of a step.
+    pub rows: usize,
+    /// Largest k of a step; S where the activation has none.
+    pub max_k: usize,
+    /// Rows encoded at a time.
+    pub block: usize,
+    /// Rows of the last forward.
+    pub done: usize,
+    /// Decoder norms `[1, S]`.
+    pub norms: Tensor,
+    /// `exp(log θ)` `[1, S]`.
+    pub theta: Option<Tensor>,
+    /// Pre-activations: `[block, S]`, or `[rows, S]` for batchtopk, whose selection needs all of them at once.
+    pub h: Tensor,
+    /// Factors of gated pre-activations.
+    pub gate: Option<GateFactors>,
+    /// Feature activations.
+    pub codes: Store,
+    /// Reconstructions `[rows, d]`.
+    pub y_hat: Tensor,
+    pub train: Option<Train>,
+}
+
+/// Where feature activations are kept.
+pub(super) enum Store {
+    /// `[rows, S]`.
+    Dense(Tensor),
+    Sparse(SparseCodes),
+}
+
+/// The two factors of `h = a ⊙ s` for a block of rows, both `[block, S]`.
+pub(super) struct GateFactors {
+    /// `x·W_E + b_E`.
+    pub a: Tensor,
+    /// `sigmoid(x·W_E_glu + b_E_glu)`.
+    pub s: Tensor,
+}
+
+/// Buffers of loss and gradients. Per-row tensors are `[rows, 1]`, per-column ones `[1, S]`.
+pub(super) struct Train {
+    /// First ŷ − y, then the gradient of the loss with respect to ŷ; `[rows, d]`.
+    pub dy: Tensor,
+    /// Squared error of each row.
+    pub row_rec: Tensor,
+    /// Sparsity penalty of each row.
+    pub row_penalty: Tensor,
+    /// Threshold penalty of each row.
+    pub row_lp: Tensor,
+    /// Squared error of each row after the auxiliary reconstruction.
+    pub row_aux: Tensor,
+    /// Row weights times the sparsity coefficient.
+    pub penalty_weight: Tensor,
+    /// Row weights times the threshold coefficient.
+    pub lp_weight: Tensor,
+    pub ones: Tensor,
+    /// Gradient of the decoder norms.
+    pub dn: Tensor,
+    pub inv_n: Tensor,
+    pub dtheta: Tensor,
+    /// Batch mean of tanh(c·u), and the resulting gain of each column (tanh-quad).
+    pub quad: Tensor,
+    pub quad_gain: Tensor,
+    /// Part of `[S, d]` while the gradient of the norms is added to that of the decoder.
+    pub dw: Tensor,
+    /// Sums that leave the device, `[1, SCALARS]`.
+    pub scalars: Tensor,
+    pub path: Path,
+    pub aux: Option<Aux>,
+    /// Whether [`Train::row_penalty`] holds the last step's penalty.
+    pub has_row_penalty: bool,
+}
+
+/// Positions in [`Train::scalars`].
+pub(super) const REC: usize = 0;
+pub(super) const PENALTY: usize = 1;
+pub(super) const LP: usize = 2;
+pub(super) const AUX: usize = 3;
+pub(super) const QUAD_SQUARES: usize = 4;
+pub(super) const SCALARS: usize = 8;
+
+/// Gradients of the activations.
+pub(super) enum Path {
+    /// `df, dh, spare [block, S]`.
+    Dense {
+        df: Tensor,
+        dh: Tensor,
+        spare: Tensor,
+    },
+    Sparse(Slots),
+}
+
+/// One value for each entry of sparse codes, and the entries grouped by column.
+pub(super) struct Slots {
+    pub dcodes: Tensor,
+    pub a: Tensor,
+    pub b: Tensor,
+    pub c: Tensor,
+    col_ptr: Tensor,
+    row: Tensor,
+    slot: Tensor,
+}
+
+/// Buffers of the auxiliary loss.
+pub(super) struct Aux {
+    /// Activations of dead features: `[block, S]`, or sparse.
+    pub codes: Store,
+    /// ê, then the gradient with respect to it; `[rows, d]`.
+    pub e_hat: Tensor,
+    /// What selects dead features in a dense gate, `[1, S]`: 0 for living ones.
+    pub scale: Option<Tensor>,
+    /// Budget of each row.
+    pub k_aux: usize,
+}
+
+impl Work {
+    pub fn plan(
+        arena: &mut Arena,
+        cfg: &SaeSettings,
+        rows: usize,
+        max_k: usize,
+        loss: Option<&LossSettings>,
+    ) -> Result<Self> {
+        let (s, d) = (cfg.d_sae(), cfg.d_model);
+        let max_k = if cfg.act_fn.has_k() { max_k.min(s) } else { s };
+        let block = rows.min(BLOCK);
+        let whole = cfg.act_fn == ActFn::BatchTopK;
+        Ok(Self {
+            rows,
+            max_k,
+            block,
+            done: 0,
+            norms: arena.tensor("decoder norms", 1, s, F32)?,
+            theta: match cfg.act_fn {
+                ActFn::JumpRelu => Some(arena.tensor("thresholds", 1, s, F32)?),
+                _ => None,
+            },
+            h: arena.tensor("pre-activations", if whole { rows } else { block }, s, F32)?,
+            gate: match cfg.use_glu_encoder {
+                true => Some(GateFactors {
+                    a: arena.tensor("gate input", block, s, F32)?,
+                    s: arena.tensor("gate", block, s, F32)?,
+                }),
+                false => None,
+            },
+            codes: Store::plan(arena, "feature activations", cfg, rows, max_k, rows)?,
+            y_hat: arena.tensor("reconstruction", rows, d, F32)?,
+            train: loss.map(|loss| Train::plan(arena, cfg, rows, max_k, loss)).transpose()?,
+        })
+    }
+}
+
+/// Row ranges of at most `block` rows.
+pub(super) fn blocks(rows: usize, block: usize) -> impl Iterator<Item = Range<usize>> {
+    let block = block.max(1);
+    (0..rows).step_by(block).map(move |start| start..(start + block).min(rows))
+}
+
+/// The buffers do not belong to this path: cannot happen through [`super::Sae`], whose settings never change the activation.
+pub(super) fn mixed_up() -> crate::Error {
+    crate::Error::Data { what: "the dictionary was planned for another activation function".into() }
+}
+
+impl Store {
+    fn plan(
+        arena: &mut Arena,
+        label: &str,
+        cfg: &SaeSettings,
+        rows: usize,
+        k: usize,
+        dense_rows: usize,
+    ) -> Result<Self> {
+        Ok(match cfg.act_fn {
+            ActFn::Relu | ActFn::JumpRelu => {
+                Self::Dense(arena.tensor(label, dense_rows, cfg.d_sae(), F32)?)
+            }
+            ActFn::TopK | ActFn::BatchTopK => Self::Sparse(SparseCodes::plan(arena, label, cfg, rows, k)?),
+        })
+    }
+}
+
+impl Train {
+    fn plan(
+        arena: &mut Arena,
+        cfg: &SaeSettings,
+        rows: usize,
+        max_k: usize,
+        loss: &LossSettings,
+    ) -> Result<Self> {
+        let (s, d) = (cfg.d_sae(), cfg.d_model);
+        let sparse = cfg.act_fn.has_k();
+        let k_aux = loss.k_aux.min(s);
+        let quad = if loss.sparsity == Some(SparsityLoss::TanhQuad) { s } else { 0 };
+        let norm_grad = if loss.sparsity.is_some() || loss.lp { s } else { 0 };
+        Ok(Self {
+            dy: arena.tensor("gradient of the reconstruction", rows, d, F32)?,
+            row_rec: arena.tensor("row errors", rows, 1, F32)?,
+            row_penalty: arena.tensor("row penalties", rows, 1, F32)?,
+            row_lp: arena.tensor("row threshold penalties", rows, 1, F32)?,
+            row_aux: arena.tensor("row auxiliary errors", rows, 1, F32)?,
+            penalty_weight: arena.tensor("penalty weights", rows, 1, F32)?,
+            lp_weight: arena.tensor("threshold penalty weights", rows, 1, F32)?,
+            ones: arena.tensor("ones", rows, 1, F32)?,
+            dn: arena.tensor("gradient of the norms", 1, norm_grad, F32)?,
+            inv_n: arena.tensor("inverse norms", 1, norm_grad, F32)?,
+            dtheta: arena.tensor("gradient of the thresholds", 1, s, F32)?,
+            quad: arena.tensor("mean tanh", 1, quad, F32)?,
+            quad_gain: arena.tensor("column gains", 1, quad, F32)?,
+            dw: arena.tensor("decoder gradient, part", norm_grad.min(BLOCK), d, F32)?,
+            scalars: arena.tensor("loss terms", 1, SCALARS, F32)?,
+            path: match sparse {
+                false => {
+                    let mut part = |label: &str| {
+                        arena.tensor(label, rows.min(BLOCK), s, F32).map_err(crate::Error::from)
+                    };
+                    Path::Dense {
+                        df: part("gradient of the activations")?,
+                        dh: part("gradient of the pre-activations")?,
+                        spare: part("penalty gradient")?,
+                    }
+                }
+                true => {
+                    let k = if loss.auxk { max_k.max(k_aux) } else { max_k };
+                    Path::Sparse(Slots::plan(arena, s, rows * k)?)
+                }
+            },
+            aux: match loss.auxk {
+                false => None,
+                true => Some(Aux {
+                    codes: Store::plan(arena, "auxiliary activations", cfg, rows, k_aux, rows.min(BLOCK))?,
+                    e_hat: arena.tensor("auxiliary reconstruction", rows, d, F32)?,
+                    scale: match sparse {
+                        true => None,
+                        false => Some(arena.tensor("dead features", 1, s, F32)?),
+                    },
+                    k_aux,
+                }),
+            },
+            has_row_penalty: false,
+        })
+    }
+
+    /// One of the sums, `[1, 1]`.
+    pub fn scalar(scalars: &mut Tensor, which: usize) -> ViewMut<'_> {
+        scalars.view_mut().slice_cols(which..which + 1)
+    }
+}
+
+impl GateFactors {
+    /// The first `rows` rows of both.
+    pub fn rows_mut(&mut self, rows: usize) -> (ViewMut<'_>, ViewMut<'_>) {
+        (self.a.rows_mut(0..rows), self.s.rows_mut(0..rows))
+    }
+}
+
+/// Sparse codes of up to `rows` rows: fixed k per row, or, for batchtopk, counts that vary.
+pub(super) struct SparseCodes {
+    vals: Tensor,
+    idx: Tensor,
+    /// Row offsets and the selection threshold.
+    ragged: Option<(Tensor, Tensor)>,
+    n: usize,
+    rows: usize,
+    k: usize,
+}
+
+impl SparseCodes {
+    fn plan(arena: &mut Arena, label: &str, cfg: &SaeSettings, rows: usize, k: usize) -> Result<Self> {
+        let cap = rows * k;
+        Ok(Self {
+            vals: arena.tensor(label, 1, cap, F32)?,
+            idx: arena.tensor(&format!("{label}, columns"), 1, cap, U32)?,
+            ragged: match cfg.act_fn {
+                ActFn::BatchTopK => Some((
+                    arena.tensor(&format!("{label}, row offsets"), 1, rows + 1, U32)?,
+                    arena.tensor(&format!("{label}, threshold"), 1, 2, U32)?,
+                )),
+                _ => None,
+            },
+            n: cfg.d_sae(),
+            rows: 0,
+            k: 0,
+        })
+    }
+
+    /// Sets the shape of the next selection; it was checked against the plan.
+    pub fn set(&mut self, rows: usize, k: usize) {
+        (self.rows, self.k) = (rows, k);
+    }
+
+    /// Budget of the whole selection.
+    pub fn len(&self) -> usize {
+        self.rows * self.k
+    }
+
+    /// Whether the selection is over the whole batch.
+    pub fn spans_batch(&self) -> bool {
+        self.ragged.is_some()
+    }
+
+    fn shape(&self) -> (usize, usize) {
+        if self.ragged.is_some() { (1, self.len()) } else { (self.rows, self.k) }
+    }
+
+    pub fn view(&self) -> SparseView<'_> {
+        SparseView {
+            vals: self.like(&self.vals),
+            idx: self.like(&self.idx),
+            ptr: self.ragged.as_ref().map(|(ptr, _)| ptr.view().slice_cols(0..self.rows + 1)),
+            n: self.n,
+        }
+    }
+
+    /// A buffer with one value for each entry, shaped like the values.
+    pub fn like<'a>(&self, t: &'a Tensor) -> View<'a> {
+        let (rows, cols) = self.shape();
+        t.view().slice_cols(0..self.len()).reshaped(rows, cols)
+    }
+
+    /// [`SparseCodes::like`], to write.
+    pub fn like_mut<'a>(&self, t: &'a mut Tensor) -> ViewMut<'a> {
+        let (rows, cols) = self.shape();
+        t.view_mut().slice_cols(0..self.len()).reshaped(rows, cols)
+    }
+
+    /// Values and columns of these rows, for a selection of fixed k.
+    pub fn rows_mut(&mut self, r: Range<usize>) -> (ViewMut<'_>, ViewMut<'_>) {
+        let (rows, k, len) = (self.rows, self.k, self.len());
+        (
+            self.vals.view_mut().slice_cols(0..len).reshaped(rows, k).slice_rows(r.clone()),
+            self.idx.view_mut().slice_cols(0..len).reshaped(rows, k).slice_rows(r),
+        )
+    }
+
+    /// Values, columns, row offsets and threshold, for a selection over the whole batch; `None` when k is fixed.
+    pub fn ragged_mut(&mut self) -> Option<(ViewMut<'_>, ViewMut<'_>, ViewMut<'_>, &mut Tensor)> {
+        let (rows, len) = (self.rows, self.len());
+        let (ptr, thr) = self.ragged.as_mut()?;
+        Some((
+            self.vals.view_mut().slice_cols(0..len),
+            self.idx.view_mut().slice_cols(0..len),
+            ptr.view_mut().slice_cols(0..rows + 1),
+            thr,
+        ))
+    }
+}
+
+impl Slots {
+    fn plan(arena: &mut Arena, n: usize, cap: usize) -> Result<Self> {
+        Ok(Self {
+            dcodes: arena.tensor("gradient of the codes", 1, cap, F32)?,
+            a: arena.tensor("per-entry values a", 1, cap, F32)?,
+            b: arena.tensor("per-entry values b", 1, cap, F32)?,
+            c: arena.tensor("per-entry values c", 1, cap, F32)?,
+            col_ptr: arena.tensor("column offsets", 1, n + 1, U32)?,
+            row: arena.tensor("rows by column", 1, cap, U32)?,
+            slot: arena.tensor("slots by column", 1, cap, U32)?,
+        })
+    }
+
+    /// The grouping, to write: column offsets, rows, slots.
+    pub fn sort_mut(&mut self) -> (&mut Tensor, &mut Tensor, &mut Tensor) {
+        (&mut self.col_ptr, &mut self.row, &mut self.slot)
+    }
+
+    pub fn by_column(&self) -> ByColumnView<'_> {
+        ByColumnView { col_ptr: self.col_ptr.view(), row: self.row.view(), slot: self.slot.view() }
+    }
+}
