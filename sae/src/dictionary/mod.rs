@@ -1,7 +1,9 @@
 //! Dictionaries: the trait every variant implements, and what trainer, checkpoints, metrics and runners know of one.
 //! A variant is one file (or folder) with forward and backward side by side; nothing outside it names the variant.
 
+pub mod checkpoint;
 mod initialise;
+pub mod normalise;
 mod sae;
 mod subspace;
 

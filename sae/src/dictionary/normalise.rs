@@ -1,0 +1,121 @@
+//! Scaling of activations before and after a dictionary (VARIANTS §4). Every mode is one factor per row, so that trainer,
+//! evaluator and analysis use the same two lines: multiply inputs and labels, divide reconstructions.
+
+use super::Dictionary;
+use crate::{Error, Result, settings::NormActivation};
+use lm_saes_runtime::{Arena, DType, MapKind, Queue, ReduceKind, Tensor, View, ViewMut};
+
+/// How one hook point's activations are scaled.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scaling {
+    mode: NormActivation,
+    /// √d of the dictionary's settings; a hook point may be narrower.
+    root: f32,
+    /// Data-set average of the norm, for dataset-wise.
+    norm: f32,
+}
+
+impl Scaling {
+    /// As this dictionary scales this hook point.
+    ///
+    /// # Errors
+    /// Dataset-wise without a usable average norm of the hook point.
+    pub fn of(dictionary: &dyn Dictionary, hook_point: &str) -> Result<Self> {
+        let settings = dictionary.settings();
+        let mode = settings.norm_activation();
+        let norm = dictionary.norms().get(hook_point).copied();
+        let usable = norm.filter(|n| n.is_finite() && *n > 0.0);
+        if mode == NormActivation::DatasetWise && usable.is_none() {
+            let found = norm.map_or("is not known".into(), |n| format!("is {n}"));
+            let what = format!(
+                "norm_activation is dataset-wise but the average norm of {hook_point} {found}; measure it or load a folded dictionary"
+            );
+            return Err(Error::Data { what });
+        }
+        Ok(Self { mode, root: (settings.d_model() as f32).sqrt(), norm: usable.unwrap_or(1.0) })
+    }
+
+    /// The factor, where it is the same for all rows.
+    pub fn constant(&self) -> Option<f32> {
+        match self.mode {
+            NormActivation::DatasetWise => Some(self.root / self.norm),
+            NormActivation::Inference => Some(1.0),
+            NormActivation::TokenWise | NormActivation::BatchWise => None,
+        }
+    }
+
+    /// Factors of raw `x [B, d]` into `factors [B, 1]`. Rows of a batch of contexts come in runs of `context` rows, each its own
+    /// group for batch-wise; without contexts the batch is one group.
+    pub fn factors(
+        &self,
+        q: &mut Queue,
+        x: View<'_>,
+        context: Option<usize>,
+        scratch: &mut Scratch,
+        mut factors: ViewMut<'_>,
+    ) -> Result<()> {
+        let rows = x.rows();
+        if let Some(c) = self.constant() {
+            return Ok(q.fill(factors, c)?);
+        }
+        let group = match (self.mode, context) {
+            (NormActivation::TokenWise, _) => 1,
+            (_, Some(len)) => len,
+            (_, None) => rows,
+        };
+        if group == 0 || !rows.is_multiple_of(group) || rows > scratch.norms.rows() {
+            let what = format!(
+                "{rows} rows in contexts of {group}, memory was planned for {} rows",
+                scratch.norms.rows()
+            );
+            return Err(Error::Data { what });
+        }
+        let mut norms = scratch.norms.rows_mut(0..rows);
+        q.reduce_cols(ReduceKind::SumSq, x, norms.reborrow(), 0.0)?;
+        q.map_in_place(MapKind::Sqrt, 0.0, 0.0, norms.reborrow())?;
+        let norms = norms.as_view().reshaped(rows / group, group);
+        let mut sums = scratch.sums.rows_mut(0..rows / group);
+        q.reduce_cols(ReduceKind::Sum, norms, sums.reborrow(), 0.0)?;
+        // √d / (Σ/group); a sum of 0 gives a large finite number, so rows of zeros stay zeros. Powers of two are exact.
+        const TINY: f32 = 1.0 / (1u64 << 60) as f32;
+        q.map_in_place(MapKind::Shrink, self.root * group as f32 / TINY, TINY, sums.reborrow())?;
+        q.fill(factors.reborrow(), 1.0)?;
+        let factors = factors.reshaped(rows / group, group);
+        Ok(q.zip_in_place(MapKind::Mul, sums.as_view(), 1.0, 0.0, factors)?)
+    }
+}
+
+/// Memory for the norms of up to `rows` rows.
+pub struct Scratch {
+    norms: Tensor,
+    sums: Tensor,
+}
+
+impl Scratch {
+    /// Planned with the rest of a step.
+    pub fn plan(arena: &mut Arena, rows: usize) -> Result<Self> {
+        Ok(Self {
+            norms: arena.tensor("row norms", rows, 1, DType::F32)?,
+            sums: arena.tensor("group norms", rows, 1, DType::F32)?,
+        })
+    }
+    /// Temporary.
+    pub fn new(q: &mut Queue, rows: usize) -> Result<Self> {
+        Ok(Self { norms: q.empty(rows, 1, DType::F32)?, sums: q.empty(rows, 1, DType::F32)? })
+    }
+}
+
+/// `y = x·factor` row by row; `x, y [B, d]`, `factors [B, 1]`.
+pub fn normalise(q: &mut Queue, x: View<'_>, factors: View<'_>, y: ViewMut<'_>) -> Result<()> {
+    Ok(q.zip(MapKind::Mul, x, factors, 1.0, 0.0, y)?)
+}
+
+/// [`normalise`] in place.
+pub fn normalise_in_place(q: &mut Queue, factors: View<'_>, x: ViewMut<'_>) -> Result<()> {
+    Ok(q.zip_in_place(MapKind::Mul, factors, 1.0, 0.0, x)?)
+}
+
+/// `y = x/factor` row by row, with the factors of the hook point that `x` reconstructs.
+pub fn denormalise(q: &mut Queue, x: View<'_>, factors: View<'_>, y: ViewMut<'_>) -> Result<()> {
+    Ok(q.zip(MapKind::Div, x, factors, 1.0, 0.0, y)?)
+}
