@@ -2,6 +2,7 @@
 //! batches out. See [`ActivationStream`].
 
 mod buffer;
+mod model;
 mod open;
 mod state;
 mod stream;
@@ -16,12 +17,7 @@ use serde::{Deserialize, Serialize};
 /// What gives activations for tokens: a language model, or something synthetic in tests.
 pub trait Producer {
     /// Activations `[batch·len, d]` at each hook point, in the order given; any float type.
-    fn activations(
-        &mut self,
-        q: &mut Queue,
-        hook_points: &[String],
-        tokens: &TokenBatch,
-    ) -> Result<Vec<Tensor>>;
+    fn activations(&self, q: &mut Queue, hook_points: &[String], tokens: &TokenBatch) -> Result<Vec<Tensor>>;
 }
 
 /// What one row of a batch is; upstream's names.

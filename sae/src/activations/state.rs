@@ -117,6 +117,7 @@ impl ActivationStream {
         let batch = TokenBatch {
             ids: tokens.into_iter().map(|t| t as u32).collect(),
             mask: mask.into_iter().map(|m| m as u8).collect(),
+            lengths: vec![unit; rows],
             batch: rows,
             len: unit,
         };

@@ -81,7 +81,7 @@ impl ActivationStream {
     }
 
     /// The next batch, or none when the data has ended.
-    pub fn next_batch(&mut self, q: &mut Queue, model: &mut dyn Producer) -> Result<Option<Batch>> {
+    pub fn next_batch(&mut self, q: &mut Queue, model: &dyn Producer) -> Result<Option<Batch>> {
         let mut barren = 0;
         while !self.ready() {
             let Some(tokens) = self.tokens.next_batch()? else {
@@ -146,7 +146,7 @@ impl ActivationStream {
     }
 
     /// Runs the model on one batch and buffers what counts.
-    fn run(&mut self, q: &mut Queue, model: &mut dyn Producer, tokens: &TokenBatch) -> Result<()> {
+    fn run(&mut self, q: &mut Queue, model: &dyn Producer, tokens: &TokenBatch) -> Result<()> {
         let flat = self.settings.target == Target::Activations1d;
         let valid: Vec<u32> = (0..).zip(&tokens.mask).filter(|&(_, &m)| m != 0).map(|(row, _)| row).collect();
         if flat && valid.is_empty() {
@@ -237,6 +237,13 @@ fn check(settings: &StreamSettings, policy: &TokenPolicy) -> Result<usize> {
             return wrong("hook_points", "is empty; name at least one, such as blocks.6.hook_resid_post");
         }
         _ => {}
+    }
+    let hooks = &settings.hook_points;
+    if let Some(twice) = hooks.iter().enumerate().find_map(|(i, h)| hooks[..i].contains(h).then_some(h)) {
+        return wrong(
+            "hook_points",
+            &format!("names {twice} twice; each is captured once and can serve as input and output"),
+        );
     }
     match (settings.target, policy.context_size) {
         (Target::Activations1d, _) => Ok(1),

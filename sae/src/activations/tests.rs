@@ -6,7 +6,7 @@ use crate::data::{
     ContextReader, Overflow, SampleBy, TextOptions, TextSource, TokenPolicy, TokenStream, Tokenize,
     WeightedSource, random,
 };
-use std::{fmt::Write as _, fs, path::Path, sync::Arc};
+use std::{cell::Cell, fmt::Write as _, fs, path::Path, sync::Arc};
 use tempfile::TempDir;
 
 /// Every byte is a token.
@@ -20,7 +20,7 @@ impl Tokenize for Bytes {
 /// Activations `[token, position, hook · 1000 + column, …]`; counts its runs.
 #[derive(Default)]
 struct Synthetic {
-    runs: usize,
+    runs: Cell<usize>,
 }
 
 /// Width of hook `h`.
@@ -39,8 +39,8 @@ fn row(token: u32, position: usize, h: usize) -> Vec<f32> {
 }
 
 impl Producer for Synthetic {
-    fn activations(&mut self, q: &mut Queue, hook_points: &[String], t: &TokenBatch) -> Result<Vec<Tensor>> {
-        self.runs += 1;
+    fn activations(&self, q: &mut Queue, hook_points: &[String], t: &TokenBatch) -> Result<Vec<Tensor>> {
+        self.runs.set(self.runs.get() + 1);
         let act = |h| {
             let values: Vec<f32> =
                 t.ids.iter().enumerate().flat_map(|(i, &id)| row(id, i % t.len, h)).collect();
@@ -158,7 +158,7 @@ fn host(q: &mut Queue, batch: &Batch) -> Host {
     }
 }
 
-fn batches(q: &mut Queue, stream: &mut ActivationStream, model: &mut Synthetic, most: usize) -> Vec<Host> {
+fn batches(q: &mut Queue, stream: &mut ActivationStream, model: &Synthetic, most: usize) -> Vec<Host> {
     let mut out = Vec::new();
     while out.len() < most
         && let Some(batch) = stream.next_batch(q, model).unwrap()
@@ -222,24 +222,28 @@ fn expected(case: &Case, dir: &Path, most: usize) -> Vec<Host> {
 fn check(case: &Case, most: usize, stops: impl Iterator<Item = usize>) {
     let (dir, mut q) = (texts(), queue());
     let wanted = expected(case, dir.path(), most);
-    let mut whole = Synthetic::default();
-    let got = batches(&mut q, &mut case.stream(dir.path()), &mut whole, most);
+    let whole = Synthetic::default();
+    let got = batches(&mut q, &mut case.stream(dir.path()), &whole, most);
     assert!(got == wanted, "{case:?}: {} batches, {} expected", got.len(), wanted.len());
 
     let file = dir.path().join("state.safetensors");
     for stop in stops.take_while(|&stop| stop <= wanted.len()) {
         let mut first = case.stream(dir.path());
-        let mut before = Synthetic::default();
-        batches(&mut q, &mut first, &mut before, stop);
+        let before = Synthetic::default();
+        batches(&mut q, &mut first, &before, stop);
         first.save_state(&mut q, &file).unwrap();
         let mut second = case.stream(dir.path());
         second.load_state(&mut q, &file).unwrap();
         assert_eq!(second.cursor(), first.cursor());
         assert_eq!(second.progress(), first.progress());
-        let mut after = Synthetic::default();
-        let rest = batches(&mut q, &mut second, &mut after, most - stop);
+        let after = Synthetic::default();
+        let rest = batches(&mut q, &mut second, &after, most - stop);
         assert!(rest == wanted[stop..], "{case:?} stopped after {stop} batches");
-        assert_eq!(before.runs + after.runs, whole.runs, "the model ran again on what it had seen");
+        assert_eq!(
+            before.runs.get() + after.runs.get(),
+            whole.runs.get(),
+            "the model ran again on what it had seen"
+        );
     }
 }
 
@@ -247,7 +251,7 @@ fn check(case: &Case, most: usize, stops: impl Iterator<Item = usize>) {
 fn tokens_that_count_leave_in_order_without_a_buffer() {
     let (dir, mut q) = (texts(), queue());
     let case = Case::plain();
-    let all = batches(&mut q, &mut case.stream(dir.path()), &mut Synthetic::default(), 1000);
+    let all = batches(&mut q, &mut case.stream(dir.path()), &Synthetic::default(), 1000);
     assert!(all.iter().rev().skip(1).all(|b| b.tokens.len() == 16));
     assert!(all.iter().all(|b| b.mask.iter().all(|&m| m == 1) && !b.tokens.contains(&1)));
     check(&case, 1000, 0..);
@@ -262,7 +266,7 @@ fn a_shuffled_stream_stopped_at_any_batch_goes_on_bit_for_bit() {
 fn whole_contexts_keep_their_padding_and_mask() {
     let case = Case { target: Target::Activations2d, batch_size: 4, ..Case::plain() };
     let (dir, mut q) = (texts(), queue());
-    let all = batches(&mut q, &mut case.stream(dir.path()), &mut Synthetic::default(), 1000);
+    let all = batches(&mut q, &mut case.stream(dir.path()), &Synthetic::default(), 1000);
     assert_eq!(all[0].contexts, Some((4, 8)));
     assert_eq!(all[0].acts[1].len(), 4 * 8 * width(1));
     assert!(all.iter().any(|b| b.n_valid < b.tokens.len()));
@@ -274,9 +278,9 @@ fn whole_contexts_keep_their_padding_and_mask() {
 fn tokens_alone_need_no_model() {
     let case = Case { target: Target::Tokens, batch_size: 5, ..Case::plain() };
     let (dir, mut q) = (texts(), queue());
-    let mut model = Synthetic::default();
-    let all = batches(&mut q, &mut case.stream(dir.path()), &mut model, 1000);
-    assert_eq!((model.runs, all[0].contexts, all[0].acts.len()), (0, Some((5, 8)), 0));
+    let model = Synthetic::default();
+    let all = batches(&mut q, &mut case.stream(dir.path()), &model, 1000);
+    assert_eq!((model.runs.get(), all[0].contexts, all[0].acts.len()), (0, Some((5, 8)), 0));
     check(&case, 1000, 0..);
 }
 
@@ -318,7 +322,7 @@ fn the_buffer_needs_no_more_memory_than_planned() {
         let case = Case { buffer_size, ..Case::plain() };
         let (dir, mut q) = (texts(), queue());
         let mut stream = case.stream(dir.path());
-        batches(&mut q, &mut stream, &mut Synthetic::default(), 1000);
+        batches(&mut q, &mut stream, &Synthetic::default(), 1000);
         let planned =
             ActivationStream::buffer_bytes(&case.settings(), &case.policy, 3, &[width(0), width(1)]).unwrap();
         assert_eq!(stream.held_bytes(), planned);
@@ -332,11 +336,11 @@ fn progress_tells_how_far_and_how_much() {
         Case { policy: TokenPolicy { overflow: Overflow::Split, ..Case::plain().policy }, ..Case::plain() };
     let mut stream = case.stream(dir.path());
     assert_eq!(stream.progress().estimated_total, None);
-    let mut model = Synthetic::default();
-    batches(&mut q, &mut stream, &mut model, 10);
+    let model = Synthetic::default();
+    batches(&mut q, &mut stream, &model, 10);
     let part = stream.progress();
     assert_eq!((part.batches, part.emitted), (10, 160));
-    batches(&mut q, &mut stream, &mut model, 1000);
+    batches(&mut q, &mut stream, &model, 1000);
     let whole = stream.progress();
     assert_eq!((whole.share, whole.estimated_total), (Some(1.0), Some(whole.emitted)));
     let estimate = part.estimated_total.unwrap() as f64 / whole.emitted as f64;
@@ -349,7 +353,7 @@ fn data_in_which_nothing_counts_is_an_error_and_no_endless_loop() {
     fs::write(dir.path().join("0.txt"), "bbb").unwrap();
     let mut case = Case { sources: vec![(1.0, true)], ..Case::plain() };
     case.policy.ignore_token_ids = vec![u32::from(b'b')];
-    let e = case.stream(dir.path()).next_batch(&mut queue(), &mut Synthetic::default()).unwrap_err();
+    let e = case.stream(dir.path()).next_batch(&mut queue(), &Synthetic::default()).unwrap_err();
     assert!(e.to_string().contains("ignore_token_ids"), "{e}");
 }
 
@@ -357,13 +361,13 @@ fn data_in_which_nothing_counts_is_an_error_and_no_endless_loop() {
 fn a_model_that_gives_too_few_rows_is_refused() {
     struct Short;
     impl Producer for Short {
-        fn activations(&mut self, q: &mut Queue, _: &[String], t: &TokenBatch) -> Result<Vec<Tensor>> {
+        fn activations(&self, q: &mut Queue, _: &[String], t: &TokenBatch) -> Result<Vec<Tensor>> {
             Ok(vec![q.zeros(t.ids.len() - 1, 4, lm_saes_runtime::DType::F32)?])
         }
     }
     let dir = texts();
     let case = Case { hooks: 1, ..Case::plain() };
-    let e = case.stream(dir.path()).next_batch(&mut queue(), &mut Short).unwrap_err().to_string();
+    let e = case.stream(dir.path()).next_batch(&mut queue(), &Short).unwrap_err().to_string();
     assert!(e.contains("blocks.0.hook_resid_post") && e.contains("24 tokens"), "{e}");
 }
 
@@ -373,7 +377,7 @@ fn a_state_of_other_settings_or_a_damaged_one_is_refused() {
     let file = dir.path().join("state.safetensors");
     let case = Case { buffer_size: Some(100), ..Case::plain() };
     let mut stream = case.stream(dir.path());
-    batches(&mut q, &mut stream, &mut Synthetic::default(), 3);
+    batches(&mut q, &mut stream, &Synthetic::default(), 3);
     stream.save_state(&mut q, &file).unwrap();
     let mut message = |case: &Case| {
         let mut other = case.stream(dir.path());
@@ -405,6 +409,10 @@ fn impossible_settings_are_refused_by_name() {
     assert!(message(Case { batch_size: 0, ..Case::plain() }).contains("batch_size"));
     assert!(message(Case { buffer_size: Some(0), ..Case::plain() }).contains("buffer_size"));
     assert!(message(Case { hooks: 0, ..Case::plain() }).contains("hook_points"));
+    let mut twice = Case::plain().settings();
+    twice.hook_points[1] = twice.hook_points[0].clone();
+    let e = ActivationStream::new(twice, Case::plain().tokens(dir.path())).err().unwrap().to_string();
+    assert!(e.contains("blocks.0.hook_resid_post twice"), "{e}");
     let policy = TokenPolicy { context_size: None, ..Case::plain().policy };
     assert!(
         message(Case { policy, target: Target::Activations2d, ..Case::plain() }).contains("context_size")

@@ -85,6 +85,7 @@ impl TokenPolicy {
         let longest = contexts.iter().map(Vec::len).max().unwrap_or(0);
         let len = self.context_size.unwrap_or(longest);
         let (mut ids, mut mask) = (Vec::with_capacity(contexts.len() * len), Vec::new());
+        let lengths = contexts.iter().map(Vec::len).collect();
         for context in contexts {
             for t in 0..len {
                 let id = context.get(t).copied();
@@ -92,7 +93,7 @@ impl TokenPolicy {
                 mask.push(id.is_some_and(|id| self.counts(id, t)).into());
             }
         }
-        TokenBatch { ids, mask, batch: contexts.len(), len }
+        TokenBatch { ids, mask, lengths, batch: contexts.len(), len }
     }
 
     /// Whether a token at this position of a context counts. Padding and BOS are told by id, so where a tokenizer uses one
@@ -112,6 +113,8 @@ pub struct TokenBatch {
     pub ids: Vec<u32>,
     /// `[batch, len]`: 1 where the token counts.
     pub mask: Vec<u8>,
+    /// Tokens of each context before padding.
+    pub lengths: Vec<usize>,
     /// Contexts.
     pub batch: usize,
     /// Tokens of each.
@@ -119,6 +122,12 @@ pub struct TokenBatch {
 }
 
 impl TokenBatch {
+    /// `[batch, len]`: 1 where a token is text or BOS, 0 where it is padding. What next-token losses are scored on, while
+    /// [`TokenBatch::mask`] says what a dictionary sees.
+    pub fn real(&self) -> Vec<u8> {
+        self.lengths.iter().flat_map(|&n| (0..self.len).map(move |t| u8::from(t < n))).collect()
+    }
+
     /// Number of tokens that count.
     pub fn n_valid(&self) -> usize {
         self.mask.iter().filter(|&&m| m != 0).count()
@@ -150,6 +159,7 @@ pub(crate) mod tests {
         let batch = p.batch(&[p.context(&[5, 2]), p.context(&[6, 7, 8])]);
         assert_eq!(batch.ids, [1, 5, 2, 0, 1, 6, 7, 8]);
         assert_eq!(batch.mask, [0, 1, 1, 0, 0, 1, 1, 1]);
+        assert_eq!(batch.real(), [1, 1, 1, 0, 1, 1, 1, 1]);
         assert_eq!((batch.batch, batch.len, batch.n_valid()), (2, 4, 5));
     }
 
