@@ -3,14 +3,13 @@
 
 use crate::{Error, Result, files};
 use half::{bf16, f16};
-use safetensors::{
-    Dtype,
-    tensor::{Metadata, TensorView},
-};
+use safetensors::{Dtype, tensor::Metadata};
+use serde_json::json;
 use std::{
+    borrow::Cow,
     collections::HashMap,
     fs::File,
-    io::Read,
+    io::{self, Read, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
@@ -188,26 +187,64 @@ pub fn write(
     precision: Precision,
     metadata: &[(&str, String)],
 ) -> Result<()> {
-    let bytes: Vec<(Vec<u8>, &OutTensor)> =
-        tensors.iter().map(|t| (encode(&t.values, precision), t)).collect();
-    let dtype = match precision {
-        Precision::F32 => Dtype::F32,
-        Precision::Bf16 => Dtype::BF16,
-        Precision::F16 => Dtype::F16,
-    };
-    let mut views = Vec::with_capacity(tensors.len());
-    for (b, t) in &bytes {
-        let view = TensorView::new(dtype, t.shape.clone(), b).map_err(|e| Error::Tensor {
-            path: path.into(),
-            name: t.name.clone(),
-            what: e.to_string(),
+    let shapes: Vec<_> = tensors.iter().map(|t| (t.name.clone(), t.shape.clone())).collect();
+    write_with(path, &shapes, precision, metadata, |i| Ok(Cow::Borrowed(&tensors[i].values)))
+}
+
+/// Like [`write`], asking for the values of one tensor at a time, in order, so that the host never holds all of them.
+pub fn write_with<'a>(
+    path: &Path,
+    tensors: &[(String, Vec<usize>)],
+    precision: Precision,
+    metadata: &[(&str, String)],
+    mut values: impl FnMut(usize) -> Result<Cow<'a, [f32]>>,
+) -> Result<()> {
+    let header = header(tensors, precision, metadata);
+    // `write_atomic` knows I/O errors only; any other one is kept here.
+    let mut failed = None;
+    let mut one = |i: usize, w: &mut dyn Write| {
+        let (name, shape) = &tensors[i];
+        let v = values(i).map_err(|e| {
+            failed = Some(e);
+            io::Error::other("the values could not be had")
         })?;
-        views.push((t.name.as_str(), view));
+        if v.len() != shape.iter().product::<usize>() {
+            let what = format!("{} values for shape {shape:?}", v.len());
+            failed = Some(Error::Tensor { path: path.into(), name: name.clone(), what });
+            return Err(io::Error::other("wrong number of values"));
+        }
+        v.chunks(1 << 16).try_for_each(|c| w.write_all(&encode(c, precision)))
+    };
+    let done = files::write_atomic(path, |w| {
+        w.write_all(&(header.len() as u64).to_le_bytes())?;
+        w.write_all(header.as_bytes())?;
+        (0..tensors.len()).try_for_each(|i| one(i, w))
+    });
+    match failed {
+        Some(e) => Err(e),
+        None => done,
     }
-    let metadata = metadata.iter().map(|(k, v)| ((*k).to_string(), v.clone())).collect();
-    let out =
-        safetensors::serialize(views, Some(metadata)).map_err(|e| Error::format(path, e.to_string()))?;
-    files::write_atomic(path, |w| w.write_all(&out))
+}
+
+fn header(tensors: &[(String, Vec<usize>)], precision: Precision, metadata: &[(&str, String)]) -> String {
+    let (dtype, bytes) = match precision {
+        Precision::F32 => ("F32", 4),
+        Precision::Bf16 => ("BF16", 2),
+        Precision::F16 => ("F16", 2),
+    };
+    let mut map = serde_json::Map::new();
+    let metadata = metadata.iter().map(|(k, v)| ((*k).to_string(), json!(v))).collect();
+    map.insert("__metadata__".into(), serde_json::Value::Object(metadata));
+    let mut at = 0;
+    for (name, shape) in tensors {
+        let end = at + shape.iter().product::<usize>() * bytes;
+        map.insert(name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": [at, end]}));
+        at = end;
+    }
+    let mut text = serde_json::Value::Object(map).to_string();
+    // The format wants the data aligned to 8 bytes.
+    text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
+    text
 }
 
 fn encode(values: &[f32], precision: Precision) -> Vec<u8> {
@@ -215,5 +252,50 @@ fn encode(values: &[f32], precision: Precision) -> Vec<u8> {
         Precision::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
         Precision::Bf16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
         Precision::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_reads_back_and_the_reference_reader_accepts_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.safetensors");
+        let tensors = [
+            OutTensor {
+                name: "w".into(),
+                shape: vec![2, 3],
+                values: vec![1.0, -0.5, 3.0, 4.0, f32::MIN, 0.0],
+            },
+            OutTensor { name: "s".into(), shape: vec![], values: vec![7.25] },
+            OutTensor { name: "empty".into(), shape: vec![0, 4], values: vec![] },
+        ];
+        write(&path, &tensors, Precision::F32, &[("version", "1".into())]).unwrap();
+        let file = TensorFile::open(&path).unwrap();
+        assert_eq!(file.metadata()["version"], "1");
+        for t in &tensors {
+            assert_eq!(file.f32(&t.name).unwrap(), (t.shape.clone(), t.values.clone()));
+        }
+        let bytes = std::fs::read(&path).unwrap();
+        let reference = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(reference.tensor("w").unwrap().shape(), [2, 3]);
+    }
+
+    #[test]
+    fn a_failing_source_of_values_leaves_the_old_file_and_its_own_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.safetensors");
+        std::fs::write(&path, "old").unwrap();
+        let shapes = [("w".to_string(), vec![2])];
+        let short = write_with(&path, &shapes, Precision::F32, &[], |_| Ok(Cow::Owned(vec![1.0])));
+        assert!(short.unwrap_err().to_string().contains("tensor w: 1 values"));
+        let broken = write_with(&path, &shapes, Precision::F32, &[], |_| {
+            Err(Error::Data { what: "the device is gone".into() })
+        });
+        assert_eq!(broken.unwrap_err().to_string(), "the device is gone");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "old");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }
