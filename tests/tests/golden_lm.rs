@@ -1,5 +1,5 @@
-//! Golden cases of language models: logits, loss and every named activation, and a right-padded batch. Values at padding positions
-//! are not compared.
+//! Golden cases of language models: logits, loss and every named activation; a right-padded batch, whose values at padding
+//! positions are not compared; and the same with processed weights.
 
 use lm_saes::{
     lm::{Lm, Run, Tokens},
@@ -19,8 +19,12 @@ fn golden_lm_cases_agree() {
 
 fn check(case: &Case) -> Result<Outcome, String> {
     let mut q = queue();
-    let settings = LanguageModelSettings { model_name: case.name.clone(), ..Default::default() };
-    let lm = Lm::load(&mut q, &case.path("model"), &settings).map_err(|e| e.to_string())?;
+    let load = |q: &mut Queue, process_weights| {
+        let model_name = case.name.clone();
+        let settings = LanguageModelSettings { model_name, process_weights, ..Default::default() };
+        Lm::load(q, &case.path("model"), &settings).map_err(|e| e.to_string())
+    };
+    let lm = load(&mut q, false)?;
     let mut found = Differences::default();
     let inputs = case.open("inputs.safetensors")?;
     let ids = Ids::read(&inputs, "input_ids", None)?;
@@ -28,6 +32,10 @@ fn check(case: &Case) -> Result<Outcome, String> {
     if case.has("expected_padded.safetensors") {
         let padded = Ids::read(&inputs, "padded_input_ids", Some("padded_attention_mask"))?;
         compare(case, &mut q, &lm, &padded, "expected_padded.safetensors", &mut found)?;
+    }
+    if case.has("expected_processed.safetensors") {
+        let lm = load(&mut q, true)?;
+        compare(case, &mut q, &lm, &ids, "expected_processed.safetensors", &mut found)?;
     }
     found.outcome()
 }

@@ -28,6 +28,7 @@ pub struct Queue {
     device: Arc<dyn Device>,
     pool: Arc<Pool>,
     poisoned: Option<String>,
+    launches: u64,
 }
 
 impl Queue {
@@ -38,12 +39,17 @@ impl Queue {
 
     /// A queue on a given stream; used to put decorators between queue and device.
     pub fn with_stream(device: &Arc<dyn Device>, stream: Box<dyn Stream>) -> Self {
-        Self { stream, device: device.clone(), pool: Pool::new(device.clone()), poisoned: None }
+        Self { stream, device: device.clone(), pool: Pool::new(device.clone()), poisoned: None, launches: 0 }
     }
 
     /// The device.
     pub fn device(&self) -> &Arc<dyn Device> {
         &self.device
+    }
+
+    /// Operations queued so far: what a pass costs in launches.
+    pub fn launches(&self) -> u64 {
+        self.launches
     }
 
     /// A temporary tensor, contents undefined. Its memory goes back to the pool on drop.
@@ -132,6 +138,7 @@ impl Queue {
         self.device.supports(&op).map_err(|why| refused(&*self.device, &op, why))?;
         // SAFETY: every operand came from a live view of this device (`input`), and the calling method checked the op's contract.
         let done = unsafe { self.stream.launch(&op) };
+        self.launches += 1;
         self.remember(done)
     }
 

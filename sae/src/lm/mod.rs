@@ -8,6 +8,7 @@ pub mod gguf;
 mod hooks;
 mod model;
 mod parameters;
+mod process;
 mod rotary;
 pub mod tokenizer;
 pub mod weights;

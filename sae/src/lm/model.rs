@@ -6,6 +6,7 @@ use super::{
     families,
     gguf::GgufWeights,
     parameters::{Block, Linear, Matrix, NormWeights, Outer, Reader},
+    process,
     weights::{HfDirectory, WeightSource},
 };
 use crate::{
@@ -50,8 +51,19 @@ impl Lm {
         config.check(&arch)?;
         let reader = Reader::new(&arch, &family.layout, source);
         let mut up = Upload { q, dtype: settings.dtype };
-        let outer = up.outer(reader.outer()?)?;
-        let blocks = (0..arch.n_layers).map(|i| up.block(reader.block(i)?)).collect::<Result<Vec<_>>>()?;
+        let mut outer = reader.outer()?;
+        if settings.process_weights {
+            process::outer(&arch, &mut outer);
+        }
+        let outer = up.outer(outer)?;
+        let mut blocks = Vec::with_capacity(arch.n_layers);
+        for i in 0..arch.n_layers {
+            let mut block = reader.block(i)?;
+            if settings.process_weights {
+                process::block(&arch, &mut block);
+            }
+            blocks.push(up.block(block)?);
+        }
         Ok(Self { arch, outer, blocks, name: settings.model_name.clone() })
     }
 

@@ -53,6 +53,7 @@ pub struct Outer<T> {
 }
 
 /// A host matrix; vectors have one row.
+#[derive(Clone)]
 pub struct Matrix {
     pub rows: usize,
     pub cols: usize,
