@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod damage;
 pub mod gguf;
 pub mod golden;
 

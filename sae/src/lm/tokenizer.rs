@@ -6,7 +6,10 @@ use super::gguf::Gguf;
 use crate::{Error, Result, files};
 use rayon::prelude::*;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::{
+    panic::AssertUnwindSafe,
+    path::{Path, PathBuf},
+};
 use tokenizers::{DecoderWrapper, PostProcessor};
 
 /// Special ids: given by a user for what the tokenizer lacks, or as resolved.
@@ -96,8 +99,11 @@ impl Tokenizer {
         json: &[u8],
         ids: impl FnOnce(&tokenizers::Tokenizer) -> [Option<u32>; 3],
     ) -> Result<Self> {
-        let mut inner = tokenizers::Tokenizer::from_bytes(json)
-            .map_err(|e| Error::format(path, format!("not a usable tokenizer: {e}")))?;
+        let unusable =
+            |e: &dyn std::fmt::Display| Error::format(path, format!("not a usable tokenizer: {e}"));
+        // The crate panics on text that is not JSON, so that is found out first.
+        serde_json::from_slice::<serde::de::IgnoredAny>(json).map_err(|e| unusable(&e))?;
+        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json)).map_err(|e| unusable(&e))?;
         // A file saved after use may carry a length limit or padding of that use; contexts are cut by the data pipeline.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| Error::format(path, e.to_string()))?;
@@ -132,7 +138,7 @@ impl Tokenizer {
     }
 
     fn run(&self, text: &str, special: bool) -> Result<tokenizers::Encoding> {
-        self.inner.encode_fast(text, special).map_err(|e| self.failed("encode", &*e))
+        guarded(|| self.inner.encode_fast(text, special)).map_err(|e| self.failed("encode", &*e))
     }
 
     /// Token ids of many texts, in parallel, in the order given; as [`Tokenizer::encode`].
@@ -142,7 +148,8 @@ impl Tokenizer {
 
     /// Tokens with the characters they stand for; as [`Tokenizer::encode`].
     pub fn encode_pieces(&self, text: &str) -> Result<Vec<Piece>> {
-        let e = self.inner.encode_char_offsets(text, false).map_err(|e| self.failed("encode", &*e))?;
+        let e = guarded(|| self.inner.encode_char_offsets(text, false))
+            .map_err(|e| self.failed("encode", &*e))?;
         Ok(e.get_ids()
             .iter()
             .zip(e.get_offsets())
@@ -152,7 +159,7 @@ impl Tokenizer {
 
     /// Text of token ids; special tokens are written out. Bytes that are not UTF-8 become U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, false).map_err(|e| self.failed("decode", &*e))
+        guarded(|| self.inner.decode(ids, false)).map_err(|e| self.failed("decode", &*e))
     }
 
     /// One token as a reader should see it: spaces as spaces, bytes of a partial character as U+FFFD. Ids outside the
@@ -218,6 +225,16 @@ impl Tokenizer {
     fn failed(&self, doing: &str, e: &(dyn std::error::Error + Send + Sync)) -> Error {
         Error::format(&self.path, format!("cannot {doing}: {e}"))
     }
+}
+
+/// Turns a panic inside the `tokenizers` crate into an error: it indexes and unwraps where a `tokenizer.json` is well formed
+/// but inconsistent (a post-processor naming a token that does not exist, for example).
+fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
+    std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<String>().map(String::as_str);
+        let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
+        Err(format!("inconsistent settings: {said}").into())
+    })
 }
 
 fn missing(dir: &Path) -> String {

@@ -1,0 +1,139 @@
+//! Damaged files never panic, hang or exhaust memory: they are read, or refused with an error naming the file. Bounded and
+//! the same in every run.
+
+use lm_saes::{
+    lm::{Gguf, GgufWeights, SpecialIds, Tokenizer, weights::WeightSource},
+    tensorfile::{self, OutTensor, Precision, TensorFile},
+};
+use lm_saes_tests::{
+    damage::{Random, damage},
+    gguf::GgufFile,
+};
+use serde_json::json;
+use std::{fs, path::Path};
+
+/// Damaged versions of each file.
+const ROUNDS: u64 = 1500;
+
+/// Damages `bytes`, writes them to `name` and reads them with `read`, which says whether the file was taken.
+fn survive(name: &str, bytes: &[u8], read: impl Fn(&Path) -> lm_saes::Result<()>) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(name);
+    fs::write(&path, bytes).unwrap();
+    read(&path).unwrap_or_else(|e| panic!("undamaged: {e}"));
+    let mut refused = 0;
+    for seed in 0..ROUNDS {
+        let bad = damage(bytes, &mut Random::new(seed));
+        fs::write(&path, &bad).unwrap();
+        if let Err(e) = read(&path) {
+            assert!(e.to_string().contains(name), "round {seed}: the error does not name the file: {e}");
+            refused += 1;
+        }
+    }
+    assert!(refused > ROUNDS / 10, "only {refused} of {ROUNDS} damaged files were refused");
+}
+
+#[test]
+fn damaged_safetensors_never_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("good.safetensors");
+    let tensor = |name: &str, shape: &[usize]| OutTensor {
+        name: name.into(),
+        shape: shape.into(),
+        values: vec![0.5; shape.iter().product()],
+    };
+    let tensors = [tensor("W_E", &[3, 4]), tensor("b_E", &[4]), tensor("empty", &[0])];
+    tensorfile::write(&path, &tensors, Precision::Bf16, &[("format", "pt".into())]).unwrap();
+    survive("small.safetensors", &fs::read(&path).unwrap(), |path| {
+        let file = TensorFile::open(path)?;
+        for t in file.list() {
+            file.f32(&t.name)?;
+            file.f32_shaped(&t.name, &[3, 4]).ok();
+            file.i64(&t.name).ok();
+        }
+        Ok(())
+    });
+}
+
+/// A GGUF file with a model and a tokenizer.
+fn gguf() -> Vec<u8> {
+    let tokens = ["<|end|>", "a", "b", "Ġ", "ab", "<0x41>"];
+    let types: Vec<Vec<u8>> = [3i32, 1, 1, 1, 1, 6].map(|t| t.to_le_bytes().to_vec()).into();
+    let scores: Vec<Vec<u8>> = (0..6).map(|i| (-i as f32).to_le_bytes().to_vec()).collect();
+    GgufFile::new("llama")
+        .count("llama.embedding_length", 4)
+        .count("llama.attention.head_count", 1)
+        .count("llama.block_count", 1)
+        .count("llama.context_length", 16)
+        .count("llama.feed_forward_length", 8)
+        .number("llama.attention.layer_norm_rms_epsilon", 1e-5)
+        .text("tokenizer.ggml.model", "gpt2")
+        .text("tokenizer.ggml.pre", "smollm")
+        .texts("tokenizer.ggml.tokens", &tokens)
+        .array("tokenizer.ggml.scores", 6, &scores)
+        .array("tokenizer.ggml.token_type", 5, &types)
+        .texts("tokenizer.ggml.merges", &["a b"])
+        .count("tokenizer.ggml.eos_token_id", 0)
+        .f32("token_embd.weight", &[6, 4], &[0.5; 24])
+        .f32("blk.0.attn_q.weight", &[4, 4], &[0.5; 16])
+        .f32("rope_freqs.weight", &[2], &[1.0, 8.0])
+        .bytes()
+}
+
+#[test]
+fn damaged_gguf_files_never_panic() {
+    survive("small.gguf", &gguf(), |path| {
+        let file = Gguf::open(path)?;
+        let tokens = Tokenizer::from_gguf(&file, SpecialIds::default());
+        let weights = GgufWeights::new(file)?;
+        for name in weights.names() {
+            weights.f32(&name)?;
+        }
+        tokens.and_then(|t| speak(&t))
+    });
+}
+
+/// Uses every method on a tokenizer.
+fn speak(t: &Tokenizer) -> lm_saes::Result<()> {
+    let ids = t.encode("ab a<|end|>é 12\n")?;
+    t.encode_marked("ab")?;
+    t.encode_pieces("ab é")?;
+    t.decode(&ids)?;
+    ids.iter().chain(&[0, 7, u32::MAX]).for_each(|&id| drop(t.token_text(id)));
+    Ok(())
+}
+
+#[test]
+fn damaged_tokenizers_never_panic() {
+    let byte_level = json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": {"type": "NFC"},
+        "added_tokens": [{"id": 0, "content": "<|end|>", "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true}],
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true},
+            {"type": "Split", "pattern": {"Regex": "\\p{L}+|\\s+(?!\\S)"}, "behavior": "Isolated", "invert": false},
+            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}]},
+        "post_processor": {"type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<|end|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {"<|end|>": {"id": "<|end|>", "ids": [0], "tokens": ["<|end|>"]}}},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+        "model": {"type": "BPE", "unk_token": "a", "vocab": {"<|end|>": 0, "a": 1, "b": 2, "Ġ": 3, "Ã": 4, "©": 5, "ab": 6},
+            "merges": [["a", "b"]]}
+    });
+    let sentence_piece = json!({
+        "version": "1.0", "added_tokens": [],
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": false},
+        "decoder": {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+            {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+        "model": {"type": "Unigram", "unk_id": 0, "byte_fallback": true,
+            "vocab": [["<unk>", 0.0], ["▁", -2.0], ["a", -3.0], ["b", -3.5], ["▁ab", -4.0], ["<0x0A>", -5.0]]}
+    });
+    for json in [byte_level, sentence_piece] {
+        survive("tokenizer.json", json.to_string().as_bytes(), |path| {
+            let dir = path.parent().expect("a file in a folder");
+            Tokenizer::from_dir(dir, SpecialIds::default()).and_then(|t| speak(&t))
+        });
+    }
+}
