@@ -13,7 +13,7 @@ use serde_json::json;
 use std::{fs, path::Path};
 
 /// Damaged versions of each file.
-const ROUNDS: u64 = 1500;
+const ROUNDS: u64 = 600;
 
 /// Damages `bytes`, writes them to `name` and reads them with `read`, which says whether the file was taken.
 fn survive(name: &str, bytes: &[u8], read: impl Fn(&Path) -> lm_saes::Result<()>) {
