@@ -9,6 +9,7 @@ mod device;
 mod dtype;
 mod error;
 pub mod op;
+mod operands;
 mod queue;
 mod registry;
 mod tensor;
@@ -18,6 +19,7 @@ pub use device::{Addr, Backend, Device, DeviceInfo, Graph, Stream, Unsupported};
 pub use dtype::{DType, Element};
 pub use error::{Error, Result};
 pub use op::{Act, MapKind, Op, PenaltyKind, RandomKind, ReduceKind};
+pub use operands::{Access, Operand};
 pub use queue::{
     AdamArgs, AttentionArgs, CompactArgs, GemmOpts, NormArgs, PenaltyArgs, Queue, Select,
     ThresholdPenaltyArgs,

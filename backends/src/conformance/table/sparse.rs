@@ -1,0 +1,84 @@
+//! Products with sparse codes, and their grouping by column.
+
+use super::{CLOSE, EXACT, Table, tag};
+use crate::conformance::build::{Build, Codes};
+use lm_saes_runtime::{Op, op};
+
+/// Shapes of codes: fixed with and without holes, ragged, k from 0 to more than the columns.
+pub(super) fn shapes() -> Vec<(Codes, u64)> {
+    let mut list = Vec::new();
+    for (rows, k, n) in
+        [(1, 1, 1), (7, 3, 9), (64, 8, 63), (65, 50, 200), (3, 12, 9), (5, 0, 6), (0, 4, 6), (9, 7, 5000)]
+    {
+        for width in [1, 7, 64, 65, 130, 0] {
+            for (ragged, holes) in [(false, false), (false, true), (true, false)] {
+                list.push((Codes { rows, k, n, ragged, holes }, width));
+            }
+        }
+    }
+    list
+}
+
+pub(super) fn name(c: Codes) -> String {
+    let (ragged, holes) = (tag(c.ragged, " ragged"), tag(c.holes, " holes"));
+    format!("{} rows of {} in {}{ragged}{holes}", c.rows, c.k, c.n)
+}
+
+pub(super) fn products(t: &mut Table) {
+    for (c, width) in shapes() {
+        for (bias, beta) in [(false, 0.0), (true, 0.0), (false, 1.0), (true, 0.5)] {
+            let what = format!("{} width {width}{} beta {beta}", name(c), tag(bias, " bias"));
+            t.add("SparseMul", what, CLOSE, move |b| mul(b, c, width, bias, beta));
+        }
+        t.add("SparseDot", format!("{} width {width}", name(c)), CLOSE, move |b| dot(b, c, width));
+    }
+}
+
+pub(super) fn mul(b: &mut Build, c: Codes, width: u64, bias: bool, beta: f32) -> Op {
+    let (s, _) = b.codes(c);
+    let w = b.normal("w", (c.n, width));
+    let bias = b.when(bias, |b| b.normal("bias", (1, width)));
+    let y = b.result("y", (c.rows, width), beta != 0.0);
+    Op::SparseMul(op::SparseMul { s, w, bias, y, beta })
+}
+
+pub(super) fn dot(b: &mut Build, c: Codes, width: u64) -> Op {
+    let (s, _) = b.codes(c);
+    let w = b.normal("w", (c.n, width));
+    let x = b.normal("x", (c.rows, width));
+    let out = b.contiguous().output::<f32>("out", (s.vals.rows, s.vals.cols));
+    if c.ragged {
+        b.defined_by(out, s.ptr, c.rows);
+    }
+    Op::SparseDot(op::SparseDot { s, w, x, out })
+}
+
+pub(super) fn columns(t: &mut Table) {
+    for (c, width) in shapes() {
+        if width == 1 {
+            t.add("SortByColumn", name(c), EXACT, move |b| sort(b, c));
+        }
+        for beta in [0.0, 1.0] {
+            let what = format!("{} width {width} beta {beta}", name(c));
+            t.add("SparseOuter", what, CLOSE, move |b| outer(b, c, width, beta));
+        }
+    }
+}
+
+pub(super) fn sort(b: &mut Build, c: Codes) -> Op {
+    let (s, _) = b.codes(c);
+    let col_ptr = b.output::<u32>("col_ptr", (1, c.n + 1));
+    let row = b.output::<u32>("row", (1, s.vals.len()));
+    let slot = b.output::<u32>("slot", (1, s.vals.len()));
+    b.defined_by(row, col_ptr, c.n);
+    b.defined_by(slot, col_ptr, c.n);
+    Op::SortByColumn(op::SortByColumn { s, out: op::ByColumn { col_ptr, row, slot } })
+}
+
+pub(super) fn outer(b: &mut Build, c: Codes, width: u64, beta: f32) -> Op {
+    let (s, entries) = b.codes(c);
+    let by = b.by_column(&entries, c.n);
+    let x = b.normal("x", (c.rows, width));
+    let y = b.result("y", (c.n, width), beta != 0.0);
+    Op::SparseOuter(op::SparseOuter { by, vals: s.vals, x, y, beta })
+}
