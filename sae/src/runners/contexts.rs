@@ -154,7 +154,13 @@ impl Encoder {
         let mut shown = Vec::new();
         for hit in &chosen.hits {
             let ids = &contexts[hit.context];
-            let batch = TokenBatch { ids: ids.clone(), mask: vec![1; ids.len()], batch: 1, len: ids.len() };
+            let batch = TokenBatch {
+                ids: ids.clone(),
+                mask: vec![1; ids.len()],
+                lengths: vec![ids.len()],
+                batch: 1,
+                len: ids.len(),
+            };
             let codes = self.codes(q, lm, dictionary, &batch)?;
             let activation = |r: usize| {
                 codes.row(r).iter().find(|(c, _)| *c as usize == chosen.feature).map_or(0.0, |&(_, v)| v)
