@@ -15,6 +15,8 @@ const BLOCK: usize = 1024;
 /// Running sums since the last record.
 pub struct MetricWindow {
     sums: Sums,
+    /// Active features per row and explained variance of the last step.
+    last: (f64, f64),
     /// Rows that count in which each feature was active, `[1, S]` u32.
     fired: Tensor,
     /// Reconstruction or label minus something, `[BLOCK, d]`.
@@ -82,6 +84,7 @@ impl MetricWindow {
         let mut f32s = |label, r, c| arena.tensor(label, r, c, DType::F32);
         Ok(Self {
             sums: Sums::default(),
+            last: (0.0, 0.0),
             difference: f32s("metrics: difference", rows.min(BLOCK), d)?,
             mean: f32s("metrics: mean label", 1, d)?,
             rows: f32s("metrics: row sums", 3, rows)?,
@@ -109,7 +112,10 @@ impl MetricWindow {
             Codes::Dense(f) => q.activity_dense(f, input.mask, &mut self.fired)?,
             Codes::Sparse(s) => q.activity_sparse(s, input.mask, &mut self.fired)?,
         }
-        self.sums.values[FEATURE_ACT] += self.mean_feature_act(q, dictionary.codes())?;
+        let rows = input.weight.rows().max(1) as f64;
+        let (total, active) = self.totals(q, dictionary.codes())?;
+        self.sums.values[FEATURE_ACT] += if active > 0.0 { total / active } else { 0.0 };
+        self.last = (active / rows, 0.0);
         let reconstructions = dictionary.reconstruction();
         let heads = input.labels.len() as f64;
         let mut l_rec = 0.0;
@@ -121,6 +127,7 @@ impl MetricWindow {
             {
                 self.sums.values[slot] += value / heads;
             }
+            self.last.1 += f.ev / heads;
             l_rec += f.l_rec;
         }
         self.sums.steps += 1;
@@ -155,10 +162,9 @@ impl MetricWindow {
         values[GRAD_BEFORE] = values[GRAD_BEFORE].max(norms.before_clipping);
     }
 
-    /// Active features per token so far.
-    pub fn l0(&self, q: &mut Queue) -> Result<f64> {
-        let fired: Vec<u32> = q.download(&self.fired)?;
-        Ok(self.per_token(&fired))
+    /// Active features per row and explained variance of the last step.
+    pub fn last(&self) -> (f64, f64) {
+        self.last
     }
 
     fn per_token(&self, fired: &[u32]) -> f64 {
@@ -251,8 +257,8 @@ impl MetricWindow {
         self.sums.values[slot] / self.sums.steps.max(1) as f64
     }
 
-    /// Σf / #(f > 0) over the whole batch.
-    fn mean_feature_act(&mut self, q: &mut Queue, codes: Codes<'_>) -> Result<f64> {
+    /// Σf and #(f > 0) over the whole batch.
+    fn totals(&mut self, q: &mut Queue, codes: Codes<'_>) -> Result<(f64, f64)> {
         let values = match codes {
             Codes::Dense(f) => f,
             Codes::Sparse(s) => match s.ptr {
@@ -272,7 +278,7 @@ impl MetricWindow {
             q.reduce_cols(ReduceKind::Sum, sums, self.total.view_mut().slice_cols(i..i + 1), 0.0)?;
         }
         let total: Vec<f32> = q.download(&self.total)?;
-        Ok(if total[1] > 0.0 { f64::from(total[0]) / f64::from(total[1]) } else { 0.0 })
+        Ok((f64::from(total[0]), f64::from(total[1])))
     }
 
     /// ‖ŷ−y‖², ‖y−ȳ‖² and ‖y‖² of every row, one after the other.

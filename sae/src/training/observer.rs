@@ -1,0 +1,45 @@
+//! What a program may watch while training runs. The library prints nothing; a program implements this.
+
+use super::trackers::Record;
+use std::{ops::ControlFlow, path::Path, time::Duration};
+
+/// How far training is, after one step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Progress {
+    /// Steps done.
+    pub step: u64,
+    /// Steps of the run.
+    pub total_steps: u64,
+    /// Tokens trained on.
+    pub tokens: u64,
+    /// Tokens a second since this process started training.
+    pub tokens_per_second: f64,
+    /// Time left at that rate.
+    pub remaining: Duration,
+    /// Loss of this step.
+    pub loss: f64,
+    /// Active features per row in this step; absent when metrics are off.
+    pub l0: Option<f64>,
+    /// Explained variance of this step; absent when metrics are off.
+    pub explained_variance: Option<f64>,
+    /// Learning rate of this step.
+    pub lr: f64,
+}
+
+/// Watches training. Every method has an empty default.
+pub trait Observer {
+    /// A step was done. `Break` ends training after a snapshot.
+    fn step(&mut self, _progress: &Progress) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+    /// A record was handed to the trackers.
+    fn record(&mut self, _record: &Record) {}
+    /// A snapshot was written.
+    fn snapshot(&mut self, _path: &Path) {}
+    /// A longer piece of work begins, such as loading the model or searching starting values.
+    fn phase(&mut self, _what: &str) {}
+}
+
+/// Watches nothing.
+pub struct Silent;
+impl Observer for Silent {}

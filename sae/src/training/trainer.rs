@@ -1,0 +1,531 @@
+//! The training loop (TRAINING §5): one step, the loop round it with records and snapshots, and taking a run up again from a
+//! snapshot so that every later bit is the same.
+
+use super::{
+    LossSettings, Observer, Progress,
+    metrics::{MetricWindow, SavedWindow, StepFacts},
+    optimizer::{GradientNorms, Optimizer},
+    schedules::Schedules,
+    snapshot,
+    source::{BatchSource, InputBuffers},
+    trackers::{Record, Tracker},
+};
+use crate::{
+    Error, Result,
+    activations::Batch,
+    dictionary::{Coefficients, DeadFeatures, Dictionary, LossTerms, checkpoint},
+    settings::{DTypeName, TrainerSettings},
+    tensorfile::{self, Precision, TensorFile},
+};
+use lm_saes_runtime::{Arena, DType, Queue, Tensor};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::{
+    borrow::Cow,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+const STATE: &str = "trainer.json";
+const MOMENTS: &str = "optimizer.safetensors";
+const STREAM: &str = "stream.safetensors";
+
+/// A dictionary in training.
+pub struct Trainer {
+    dictionary: Box<dyn Dictionary>,
+    settings: TrainerSettings,
+    loss: LossSettings,
+    schedules: Schedules,
+    parts: Parts,
+    step: u64,
+    tokens: u64,
+}
+
+/// Everything planned in arenas.
+struct Parts {
+    buffers: InputBuffers,
+    optimizer: Optimizer,
+    window: Option<MetricWindow>,
+    dead: Option<DeadFeatures>,
+}
+
+/// What one step did.
+#[derive(Clone, Copy, Debug)]
+pub struct StepReport {
+    /// Loss before the update.
+    pub terms: LossTerms,
+    /// Learning rates of the others and of the thresholds.
+    pub lr: (f64, f64),
+    /// Coefficients in force.
+    pub coefficients: Coefficients,
+    /// Sparsity coefficient in full precision.
+    pub l1: f64,
+    /// Gradient norms.
+    pub gradients: GradientNorms,
+    /// Tokens trained on before the step.
+    pub tokens_before: u64,
+    /// Active features per row and explained variance; absent when metrics are off.
+    pub quality: Option<(f64, f64)>,
+}
+
+/// Why the loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// All steps were done.
+    Complete,
+    /// The data ended first.
+    EndOfStream,
+    /// The observer asked for it.
+    Stopped,
+}
+
+/// Measures a dictionary in the middle of training; gives metric keys and values.
+pub type Evaluate<'a> = dyn FnMut(&mut Queue, &mut dyn Dictionary) -> Result<Vec<(String, f64)>> + 'a;
+
+/// What the loop works with.
+pub struct Fit<'a> {
+    /// Where batches come from.
+    pub source: &'a mut dyn BatchSource,
+    /// Where records go.
+    pub trackers: &'a mut [Box<dyn Tracker>],
+    /// Who watches.
+    pub observer: &'a mut dyn Observer,
+    /// Called every `eval_frequency` steps.
+    pub evaluate: Option<&'a mut Evaluate<'a>>,
+    /// What the run is: settings that a resumed run must share, by room.
+    pub identity: &'a Value,
+}
+
+/// Contents of `trainer.json`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Saved {
+    version: String,
+    step: u64,
+    tokens: u64,
+    schedules: Schedules,
+    identity: Value,
+    updates: Vec<(String, u64)>,
+    window: Option<SavedWindow>,
+    since: Option<Vec<u32>>,
+}
+
+impl Trainer {
+    /// A trainer of `dictionary` on batches of up to `rows` rows, all memory taken.
+    pub fn new(
+        q: &mut Queue,
+        mut dictionary: Box<dyn Dictionary>,
+        settings: TrainerSettings,
+        schedules: Schedules,
+        rows: usize,
+    ) -> Result<Self> {
+        settings.check()?;
+        let plans = Self::plan(&mut *dictionary, &settings, &schedules, rows)?;
+        let [mut step, mut optimizer] = plans;
+        step = Arena::build(&step, q.device())?;
+        optimizer = Arena::build(&optimizer, q.device())?;
+        let mut parts = parts(&mut step, &mut optimizer, &mut *dictionary, &settings, &schedules, rows)?;
+        parts.optimizer.reset(q)?;
+        if let Some(window) = &mut parts.window {
+            window.reset(q)?;
+        }
+        if let Some(dead) = &mut parts.dead {
+            for t in [&mut dead.since, &mut dead.fired, &mut dead.dead] {
+                q.fill(t, 0.0)?;
+            }
+        }
+        let loss = settings.loss();
+        Ok(Self { dictionary, settings, loss, schedules, parts, step: 0, tokens: 0 })
+    }
+
+    /// Planning arenas of a step and of the optimiser, with everything a run takes.
+    pub fn plan(
+        dictionary: &mut dyn Dictionary,
+        settings: &TrainerSettings,
+        schedules: &Schedules,
+        rows: usize,
+    ) -> Result<[Arena; 2]> {
+        let (mut step, mut optimizer) = (Arena::planning("step"), Arena::planning("optimizer"));
+        parts(&mut step, &mut optimizer, dictionary, settings, schedules, rows)?;
+        Ok([step, optimizer])
+    }
+
+    /// The dictionary.
+    pub fn dictionary(&self) -> &dyn Dictionary {
+        &*self.dictionary
+    }
+    /// The dictionary, to change.
+    pub fn dictionary_mut(&mut self) -> &mut dyn Dictionary {
+        &mut *self.dictionary
+    }
+    /// The dictionary, when training is over.
+    pub fn into_dictionary(self) -> Box<dyn Dictionary> {
+        self.dictionary
+    }
+    /// Steps done.
+    pub fn steps(&self) -> u64 {
+        self.step
+    }
+    /// Tokens trained on.
+    pub fn tokens(&self) -> u64 {
+        self.tokens
+    }
+    /// The schedules.
+    pub fn schedules(&self) -> &Schedules {
+        &self.schedules
+    }
+    /// Dead-feature bookkeeping, kept with the auxiliary loss.
+    pub fn dead(&self) -> Option<&DeadFeatures> {
+        self.parts.dead.as_ref()
+    }
+
+    /// Coefficients of step `s`.
+    pub fn coefficients(&self, s: u64) -> Coefficients {
+        let settings = self.dictionary.settings();
+        let k = self.schedules.k.as_ref().map_or(settings.top_k(), |k| k.k(s));
+        Coefficients {
+            k: k.min(self.dictionary.d_sae()),
+            l1: self.schedules.l1.at(s) as f32,
+            lp: self.settings.lp_coefficient.unwrap_or(0.0) as f32,
+            auxk: self.settings.auxk_coefficient.unwrap_or(0.0) as f32,
+        }
+    }
+
+    /// One step on a batch whose activations lie in the order of `hook_points`; they are normalised in place.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] when loss or gradients are not finite.
+    pub fn step(&mut self, q: &mut Queue, hook_points: &[String], batch: &mut Batch) -> Result<StepReport> {
+        let (s, tokens_before) = (self.step, self.tokens);
+        let coefficients = self.coefficients(s);
+        let lr = self.settings.lr * self.schedules.lr.factor(s);
+        let lr = (lr, lr * self.settings.jumprelu_lr_factor);
+        let Parts { buffers, optimizer, window, dead } = &mut self.parts;
+        let dictionary = &mut *self.dictionary;
+        let weight = buffers.load(q, dictionary, hook_points, batch)?;
+        let input = buffers.input(dictionary, hook_points, batch)?;
+        let terms = dictionary.train_step(q, &input, &self.loss, coefficients, dead.as_mut())?;
+        if !terms.loss.is_finite() {
+            let what = blame(q, hook_points, batch)?;
+            return Err(Error::NonFinite { step: s + 1, what, hint: String::new() });
+        }
+        let mut quality = None;
+        if let Some(window) = window {
+            window.observe(q, dictionary, &input, &weight)?;
+            window.losses(q, dictionary, &terms)?;
+            quality = Some(window.last());
+        }
+        let gradients = optimizer.step(q, dictionary, lr, s + 1)?;
+        if let Some(window) = window {
+            window.gradients(gradients);
+        }
+        self.step += 1;
+        self.tokens += batch.n_valid as u64;
+        let l1 = self.schedules.l1.at(s);
+        Ok(StepReport { terms, lr, coefficients, l1, gradients, tokens_before, quality })
+    }
+
+    /// Trains until all steps are done, the data ends, or the observer breaks off.
+    ///
+    /// # Errors
+    /// Whatever fails; snapshots written before stay. [`Error::NonFinite`] says which the last one is.
+    pub fn fit(&mut self, q: &mut Queue, mut fit: Fit<'_>) -> Result<Ended> {
+        for t in fit.trackers.iter_mut() {
+            t.start(self.step)?;
+        }
+        let began = (Instant::now(), self.step, self.tokens);
+        while self.step < self.schedules.total_steps {
+            let Some(mut batch) = fit.source.next(q)? else {
+                self.snapshot(q, &mut fit)?;
+                return Ok(Ended::EndOfStream);
+            };
+            // Nothing to learn from padding alone.
+            if batch.n_valid == 0 {
+                continue;
+            }
+            let report = self.step(q, fit.source.hook_points(), &mut batch).map_err(|e| self.with_hint(e))?;
+            drop(batch);
+            let flow = fit.observer.step(&self.progress(&report, began));
+            self.after_step(q, &mut fit, &report)?;
+            if flow.is_break() && self.step < self.schedules.total_steps {
+                self.snapshot(q, &mut fit)?;
+                return Ok(Ended::Stopped);
+            }
+        }
+        q.sync()?;
+        Ok(Ended::Complete)
+    }
+
+    /// Records, evaluation and snapshots that are due.
+    fn after_step(&mut self, q: &mut Queue, fit: &mut Fit<'_>, report: &StepReport) -> Result<()> {
+        let mut values = Vec::new();
+        if self.step.is_multiple_of(self.settings.log_frequency) {
+            values.extend(self.record(q, report)?);
+        }
+        if let Some(evaluate) =
+            fit.evaluate.as_mut().filter(|_| self.step.is_multiple_of(self.settings.eval_frequency))
+        {
+            values.extend(evaluate(q, &mut *self.dictionary)?);
+        }
+        if !values.is_empty() {
+            let record = Record { step: self.step, tokens: self.tokens, values };
+            fit.trackers.iter_mut().try_for_each(|t| t.record(&record))?;
+            fit.observer.record(&record);
+        }
+        if self.schedules.checkpoints.contains(&self.step) {
+            let file =
+                snapshot::folder(&self.settings.exp_result_path).join(format!("{}.safetensors", self.step));
+            checkpoint::save_weights(q, &*self.dictionary, &file, self.dictionary.settings().dtype())?;
+        }
+        let due = self.settings.snapshot_frequency;
+        if due > 0 && self.step.is_multiple_of(due) && self.step < self.schedules.total_steps {
+            self.snapshot(q, fit)?;
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, q: &mut Queue, report: &StepReport) -> Result<Vec<(String, f64)>> {
+        let Some(window) = &mut self.parts.window else { return Ok(Vec::new()) };
+        let facts = StepFacts {
+            lr: report.lr.0,
+            tokens_before: report.tokens_before,
+            coefficients: report.coefficients,
+            losses: [self.loss.sparsity.is_some(), self.loss.lp, self.loss.auxk],
+            has_k: self.dictionary.settings().act_fn().has_k(),
+        };
+        let values = window.record(q, &mut *self.dictionary, &facts)?;
+        window.reset(q)?;
+        Ok(values)
+    }
+
+    fn progress(&self, report: &StepReport, (start, step, tokens): (Instant, u64, u64)) -> Progress {
+        let seconds = start.elapsed().as_secs_f64().max(1e-9);
+        let done = (self.step - step).max(1) as f64;
+        let left = (self.schedules.total_steps - self.step) as f64;
+        Progress {
+            step: self.step,
+            total_steps: self.schedules.total_steps,
+            tokens: self.tokens,
+            tokens_per_second: (self.tokens - tokens) as f64 / seconds,
+            remaining: Duration::try_from_secs_f64(left * seconds / done).unwrap_or(Duration::MAX),
+            loss: f64::from(report.terms.loss),
+            l0: report.quality.map(|v| v.0),
+            explained_variance: report.quality.map(|v| v.1),
+            lr: report.lr.0,
+        }
+    }
+
+    fn with_hint(&self, e: Error) -> Error {
+        match e {
+            Error::NonFinite { step, what, .. } => {
+                let kept = snapshot::latest(&self.settings.exp_result_path).ok().flatten();
+                let hint = match kept {
+                    Some(path) => format!(
+                        "; training stopped, the last good snapshot is {}. Remove the cause (often lr is too high) and resume",
+                        path.display()
+                    ),
+                    None => "; training stopped before the first snapshot. Remove the cause (often lr is too high) and start again".into(),
+                };
+                Error::NonFinite { step, what, hint }
+            }
+            e => e,
+        }
+    }
+
+    fn snapshot(&mut self, q: &mut Queue, fit: &mut Fit<'_>) -> Result<()> {
+        let root = self.settings.exp_result_path.clone();
+        let path = snapshot::write(&root, self.step, self.settings.snapshots_kept, |dir| {
+            self.save(q, fit.source, fit.identity, dir)
+        })?;
+        fit.observer.snapshot(&path);
+        Ok(())
+    }
+
+    /// Writes the complete state of the run into `dir`: dictionary, moments, stream, and the rest as JSON.
+    pub fn save(&self, q: &mut Queue, source: &dyn BatchSource, identity: &Value, dir: &Path) -> Result<()> {
+        // Always in full precision, whatever the final weights will be stored as.
+        checkpoint::save(q, &*self.dictionary, dir, DTypeName::F32, &Map::new())?;
+        let moments = self.parts.optimizer.moments();
+        let tensors: Vec<(String, Vec<usize>)> = moments
+            .iter()
+            .flat_map(|m| {
+                let shape = vec![m.m.rows(), m.m.cols()];
+                [(format!("m.{}", m.name), shape.clone()), (format!("v.{}", m.name), shape)]
+            })
+            .collect();
+        tensorfile::write_with(&dir.join(MOMENTS), &tensors, Precision::F32, &[], |i| {
+            let t = if i % 2 == 0 { &moments[i / 2].m } else { &moments[i / 2].v };
+            Ok(Cow::Owned(q.download(t)?))
+        })?;
+        source.save_state(q, &dir.join(STREAM))?;
+        let window = self.parts.window.as_ref().map(|w| w.save(q)).transpose()?;
+        let since = self.parts.dead.as_ref().map(|d| q.download(&d.since)).transpose()?;
+        let saved = Saved {
+            version: env!("CARGO_PKG_VERSION").into(),
+            step: self.step,
+            tokens: self.tokens,
+            schedules: self.schedules.clone(),
+            identity: identity.clone(),
+            updates: moments.iter().map(|m| (m.name.clone(), m.t)).collect(),
+            window,
+            since,
+        };
+        snapshot::write_json(&dir.join(STATE), &saved)
+    }
+
+    /// Takes up the run saved in `dir`. Settings under `trainer` and `sae` must agree; where those under `data` do not, the
+    /// stream starts at its beginning, for feeding further data. Returns whether the stream was continued.
+    ///
+    /// # Errors
+    /// Names what differs or is missing.
+    pub fn restore(
+        &mut self,
+        q: &mut Queue,
+        source: &mut dyn BatchSource,
+        identity: &Value,
+        dir: &Path,
+    ) -> Result<bool> {
+        let path = dir.join(STATE);
+        let saved: Saved = snapshot::read_json(&path)?;
+        for room in ["trainer", "sae"] {
+            if let Some((key, was, is)) = difference(room, &saved.identity[room], &parsed(&identity[room])) {
+                let what =
+                    format!("is {is}, but the run in {} had {was}; set it back to resume", dir.display());
+                return Err(Error::setting(key, what));
+            }
+        }
+        checkpoint::load_weights(q, &mut *self.dictionary, &dir.join(checkpoint::WEIGHTS), true)?;
+        self.restore_moments(q, &dir.join(MOMENTS), &saved.updates)?;
+        if let (Some(window), Some(saved)) = (&mut self.parts.window, &saved.window) {
+            window.restore(q, saved)?;
+        }
+        if let (Some(dead), Some(since)) = (&mut self.parts.dead, &saved.since) {
+            q.upload(since, &mut dead.since)?;
+        }
+        (self.step, self.tokens) = (saved.step, saved.tokens);
+        let same_data = saved.identity["data"] == parsed(&identity["data"]);
+        if same_data {
+            source.load_state(q, &dir.join(STREAM))?;
+        }
+        Ok(same_data)
+    }
+
+    fn restore_moments(&mut self, q: &mut Queue, path: &Path, updates: &[(String, u64)]) -> Result<()> {
+        let file = TensorFile::open(path)?;
+        for m in self.parts.optimizer.moments_mut() {
+            let shape = [m.m.rows(), m.m.cols()];
+            q.upload(&file.f32_shaped(&format!("m.{}", m.name), &shape)?, &mut m.m)?;
+            q.upload(&file.f32_shaped(&format!("v.{}", m.name), &shape)?, &mut m.v)?;
+            let count = updates.iter().find(|(name, _)| *name == m.name);
+            m.t = count.map(|(_, t)| *t).ok_or_else(|| {
+                Error::format(path.with_file_name(STATE), format!("no update count of {}", m.name))
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// The snapshot a run should continue from: the one named, or the newest below the result path.
+pub fn resume_point(settings: &TrainerSettings, resume: bool) -> Result<Option<PathBuf>> {
+    if let Some(path) = &settings.from_pretrained_path {
+        if !path.join(STATE).is_file() {
+            let what = format!("{} is no snapshot directory ({STATE} is missing)", path.display());
+            return Err(Error::setting("trainer.from_pretrained_path", what));
+        }
+        return Ok(Some(path.clone()));
+    }
+    if resume { snapshot::latest(&settings.exp_result_path) } else { Ok(None) }
+}
+
+fn parts(
+    step: &mut Arena,
+    optimizer: &mut Arena,
+    dictionary: &mut dyn Dictionary,
+    settings: &TrainerSettings,
+    schedules: &Schedules,
+    rows: usize,
+) -> Result<Parts> {
+    let top_k = dictionary.settings().top_k();
+    let max_k = schedules.k.as_ref().map_or(top_k, |k| k.k(0).max(top_k)).min(dictionary.d_sae());
+    let loss = settings.loss();
+    dictionary.plan(step, rows, max_k, Some(&loss))?;
+    let mut counters = |label, dtype| step.tensor(label, 1, dictionary.d_sae(), dtype);
+    let dead = if loss.auxk {
+        Some(DeadFeatures {
+            since: counters("tokens since active", DType::U32)?,
+            fired: counters("rows active", DType::U32)?,
+            dead: counters("dead features", DType::U8)?,
+            threshold: settings.dead_threshold as u32,
+        })
+    } else {
+        None
+    };
+    let window = match settings.skip_metrics_calculation {
+        true => None,
+        false => Some(MetricWindow::plan(step, dictionary, rows)?),
+    };
+    Ok(Parts {
+        buffers: InputBuffers::plan(step, rows)?,
+        optimizer: Optimizer::plan(optimizer, dictionary, settings)?,
+        window,
+        dead,
+    })
+}
+
+/// What a loss that is not finite came from: activations, or the step itself.
+fn blame(q: &mut Queue, hook_points: &[String], batch: &Batch) -> Result<String> {
+    for (hook_point, acts) in hook_points.iter().zip(&batch.acts) {
+        if has_non_finite(q, acts)? {
+            return Ok(format!("the activation of {hook_point}"));
+        }
+    }
+    Ok("the loss".into())
+}
+
+fn has_non_finite(q: &mut Queue, t: &Tensor) -> Result<bool> {
+    Ok(q.download::<f32>(t)?.iter().any(|v| !v.is_finite()))
+}
+
+/// As it will look when read back: text does not keep every float to the last bit.
+fn parsed(value: &Value) -> Value {
+    serde_json::from_str(&value.to_string()).unwrap_or(Value::Null)
+}
+
+/// The first key in which two trees differ, with both values.
+fn difference(key: &str, was: &Value, is: &Value) -> Option<(String, Value, Value)> {
+    match (was, is) {
+        (Value::Object(a), Value::Object(b)) => {
+            a.keys().chain(b.keys().filter(|k| !a.contains_key(*k))).find_map(|k| {
+                difference(
+                    &format!("{key}.{k}"),
+                    a.get(k).unwrap_or(&Value::Null),
+                    b.get(k).unwrap_or(&Value::Null),
+                )
+            })
+        }
+        _ if was == is => None,
+        _ => Some((key.into(), was.clone(), is.clone())),
+    }
+}
+
+/// Settings under `trainer` that a resumed run may change without changing the weights.
+const FREE: [&str; 9] = [
+    "log_frequency",
+    "eval_frequency",
+    "skip_metrics_calculation",
+    "n_checkpoints",
+    "check_point_save_mode",
+    "from_pretrained_path",
+    "exp_result_path",
+    "snapshot_frequency",
+    "snapshots_kept",
+];
+
+/// The trainer's room of [`Fit::identity`].
+pub fn trainer_identity(settings: &TrainerSettings) -> Value {
+    let mut value = serde_json::to_value(settings).unwrap_or(Value::Null);
+    if let Some(map) = value.as_object_mut() {
+        FREE.iter().for_each(|key| drop(map.remove(*key)));
+    }
+    value
+}
