@@ -9,12 +9,13 @@ use super::{Dictionary, Param, build};
 use crate::{
     Error, Result, files,
     settings::{DTypeName, DictionarySettings, NormActivation},
-    tensorfile::{self, OutTensor, TensorFile},
+    tensorfile::{self, TensorFile},
 };
 use lm_saes_runtime::Queue;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
@@ -56,7 +57,6 @@ pub fn save(
     dtype: DTypeName,
     extras: &Map<String, Value>,
 ) -> Result<()> {
-    let tensors = tensors(q, dictionary)?;
     let mut config = serde_json::to_value(dictionary.settings())
         .map_err(|e| Error::format(dir.join(CONFIG), e.to_string()))?;
     let folded = dictionary.settings().norm_activation() == NormActivation::Inference
@@ -67,7 +67,7 @@ pub fn save(
     if let Some(object) = config.as_object_mut() {
         object.insert(OURS.into(), Value::Object(ours));
     }
-    let mark = mark(&config, &tensors);
+    let mark = mark(q, dictionary, &config)?;
     if let Some(Value::Object(ours)) = config.get_mut(OURS) {
         ours.insert("save".into(), Value::String(mark.clone()));
     }
@@ -76,14 +76,14 @@ pub fn save(
         ("lm_saes.save", mark),
         ("lm_saes.config", config.to_string()),
     ];
-    tensorfile::write(&dir.join(WEIGHTS), &tensors, dtype.precision(), &metadata)?;
+    write(q, dictionary, &dir.join(WEIGHTS), dtype, &metadata)?;
     write_json(&dir.join(CONFIG), &config)
 }
 
 /// Saves weights and average norms only, as the periodic snapshots of training do.
 pub fn save_weights(q: &mut Queue, dictionary: &dyn Dictionary, file: &Path, dtype: DTypeName) -> Result<()> {
     let metadata = [("version", env!("CARGO_PKG_VERSION").to_string())];
-    tensorfile::write(file, &tensors(q, dictionary)?, dtype.precision(), &metadata)
+    write(q, dictionary, file, dtype, &metadata)
 }
 
 /// Loads from a directory, or from a weights file with its `config.json` beside it.
@@ -171,27 +171,34 @@ fn write_json(file: &Path, value: &Value) -> Result<()> {
 }
 
 /// FNV-1a over settings and weights: saving the same dictionary again gives the same files.
-fn mark(config: &Value, tensors: &[OutTensor]) -> String {
+fn mark(q: &mut Queue, dictionary: &dyn Dictionary, config: &Value) -> Result<String> {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut eat = |word: u32| hash = (hash ^ u64::from(word)).wrapping_mul(0x0000_0100_0000_01b3);
     config.to_string().bytes().for_each(|b| eat(b.into()));
-    tensors.iter().flat_map(|t| &t.values).for_each(|v| eat(v.to_bits()));
-    format!("{hash:016x}")
+    for p in dictionary.params() {
+        q.download::<f32>(&p.value)?.iter().for_each(|v| eat(v.to_bits()));
+    }
+    dictionary.norms().values().for_each(|v| eat(v.to_bits()));
+    Ok(format!("{hash:016x}"))
 }
 
-fn tensors(q: &mut Queue, dictionary: &dyn Dictionary) -> Result<Vec<OutTensor>> {
-    let mut all = Vec::new();
-    for p in dictionary.params() {
-        let mut values: Vec<f32> = q.download(&p.value)?;
-        if p.transposed {
-            values = transpose(&values, p.value.rows(), p.value.cols());
-        }
-        all.push(OutTensor { name: p.name.clone(), shape: p.shape.clone(), values });
-    }
-    for (hook_point, &norm) in dictionary.norms() {
-        all.push(OutTensor { name: format!("{NORM}{hook_point}"), shape: Vec::new(), values: vec![norm] });
-    }
-    Ok(all)
+/// Weights, then norms, one tensor in host memory at a time.
+fn write(
+    q: &mut Queue,
+    dictionary: &dyn Dictionary,
+    file: &Path,
+    dtype: DTypeName,
+    metadata: &[(&str, String)],
+) -> Result<()> {
+    let (params, norms) = (dictionary.params(), dictionary.norms());
+    let mut names: Vec<_> = params.iter().map(|p| (p.name.clone(), p.shape.clone())).collect();
+    names.extend(norms.keys().map(|hook_point| (format!("{NORM}{hook_point}"), Vec::new())));
+    let scalars: Vec<f32> = norms.values().copied().collect();
+    tensorfile::write_with(file, &names, dtype.precision(), metadata, |i| {
+        let Some(p) = params.get(i) else { return Ok(Cow::Owned(vec![scalars[i - params.len()]])) };
+        let values: Vec<f32> = q.download(&p.value)?;
+        Ok(Cow::Owned(if p.transposed { transpose(&values, p.value.rows(), p.value.cols()) } else { values }))
+    })
 }
 
 fn read_into(

@@ -162,3 +162,71 @@ fn rotate(z: &mut [f64], n: usize, i: usize, s: f64, c: f64) {
         *a = c * *a - s * f;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue() -> Queue {
+        Queue::new(&lm_saes_backends::registry().open("cpu").unwrap()).unwrap()
+    }
+
+    /// Values in [-1, 1) without structure.
+    fn noise(n: usize) -> Vec<f64> {
+        let mut state = 1u64;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+        };
+        (0..n).map(|_| next()).collect()
+    }
+
+    #[test]
+    fn eigenvectors_are_orthonormal_and_diagonalise_for_any_size() {
+        for n in [1, 2, 3, 17, 64] {
+            let m = noise(n * n);
+            let a: Vec<f64> = (0..n * n).map(|i| m[i] + m[(i % n) * n + i / n]).collect();
+            let mut z = a.clone();
+            let values = eigen(&mut z, n).unwrap();
+            for i in 0..n {
+                let v = &z[i * n..(i + 1) * n];
+                for r in 0..n {
+                    let av = dot(&a[r * n..(r + 1) * n], v);
+                    assert!(
+                        (av - values[i] * v[r]).abs() < 1e-12 * n as f64,
+                        "n {n}: {av} {}",
+                        values[i] * v[r]
+                    );
+                    let other = dot(&z[r * n..(r + 1) * n], v);
+                    assert!((other - f64::from(u8::from(r == i))).abs() < 1e-12 * n as f64);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_matrix_that_is_already_diagonal_keeps_its_axes() {
+        let mut z = vec![3.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 2.0];
+        assert_eq!(eigen(&mut z, 3).unwrap(), [3.0, 1.0, 2.0]);
+        assert_eq!(z, [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn principal_directions_come_strongest_first_whatever_the_mean() {
+        let mut q = queue();
+        let (rows, spread) = (256, [1.0, 5.0, 0.1, 2.0]);
+        let x: Vec<f32> = noise(rows * 4)
+            .iter()
+            .enumerate()
+            .map(|(i, v)| (v * spread[i % 4] + 100.0 * f64::from(u8::from(i % 4 == 2))) as f32)
+            .collect();
+        let x = q.tensor(rows, 4, &x).unwrap();
+        let u = principal_directions(&mut q, x.view(), 3).unwrap();
+        let u: Vec<f32> = q.download(&u).unwrap();
+        for (row, axis) in [1, 3, 0].into_iter().enumerate() {
+            assert!(u[row * 4 + axis] > 0.98, "{u:?}");
+        }
+        let error = principal_directions(&mut q, x.view(), 5).unwrap_err().to_string();
+        assert!(error.contains("d_active_subspace") && error.contains("between 1 and 4"), "{error}");
+    }
+}
