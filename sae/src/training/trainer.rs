@@ -1,9 +1,9 @@
-//! The training loop (TRAINING §5): one step, the loop round it with records and snapshots, and taking a run up again from a
-//! snapshot so that every later bit is the same.
+//! The training loop (TRAINING §5): one step, and the loop round it with records, evaluation and snapshots. What a snapshot
+//! holds is in `resume`.
 
 use super::{
     LossSettings, Observer, Progress,
-    metrics::{MetricWindow, SavedWindow, StepFacts},
+    metrics::{MetricWindow, StepFacts},
     optimizer::{GradientNorms, Optimizer},
     schedules::Schedules,
     snapshot,
@@ -14,39 +14,29 @@ use crate::{
     Error, Result,
     activations::Batch,
     dictionary::{Coefficients, DeadFeatures, Dictionary, LossTerms, checkpoint},
-    settings::{DTypeName, TrainerSettings},
-    tensorfile::{self, Precision, TensorFile},
+    settings::TrainerSettings,
 };
 use lm_saes_runtime::{Arena, DType, Queue, Tensor};
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
-use std::{
-    borrow::Cow,
-    path::{Path, PathBuf},
-    time::{Duration, Instant},
-};
-
-const STATE: &str = "trainer.json";
-const MOMENTS: &str = "optimizer.safetensors";
-const STREAM: &str = "stream.safetensors";
+use serde_json::Value;
+use std::time::{Duration, Instant};
 
 /// A dictionary in training.
 pub struct Trainer {
-    dictionary: Box<dyn Dictionary>,
-    settings: TrainerSettings,
-    loss: LossSettings,
-    schedules: Schedules,
-    parts: Parts,
-    step: u64,
-    tokens: u64,
+    pub(super) dictionary: Box<dyn Dictionary>,
+    pub(super) settings: TrainerSettings,
+    pub(super) loss: LossSettings,
+    pub(super) schedules: Schedules,
+    pub(super) parts: Parts,
+    pub(super) step: u64,
+    pub(super) tokens: u64,
 }
 
 /// Everything planned in arenas.
-struct Parts {
-    buffers: InputBuffers,
-    optimizer: Optimizer,
-    window: Option<MetricWindow>,
-    dead: Option<DeadFeatures>,
+pub(super) struct Parts {
+    pub(super) buffers: InputBuffers,
+    pub(super) optimizer: Optimizer,
+    pub(super) window: Option<MetricWindow>,
+    pub(super) dead: Option<DeadFeatures>,
 }
 
 /// What one step did.
@@ -94,20 +84,6 @@ pub struct Fit<'a> {
     pub evaluate: Option<&'a mut Evaluate<'a>>,
     /// What the run is: settings that a resumed run must share, by room.
     pub identity: &'a Value,
-}
-
-/// Contents of `trainer.json`.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Saved {
-    version: String,
-    step: u64,
-    tokens: u64,
-    schedules: Schedules,
-    identity: Value,
-    updates: Vec<(String, u64)>,
-    window: Option<SavedWindow>,
-    since: Option<Vec<u32>>,
 }
 
 impl Trainer {
@@ -340,101 +316,6 @@ impl Trainer {
         fit.observer.snapshot(&path);
         Ok(())
     }
-
-    /// Writes the complete state of the run into `dir`: dictionary, moments, stream, and the rest as JSON.
-    pub fn save(&self, q: &mut Queue, source: &dyn BatchSource, identity: &Value, dir: &Path) -> Result<()> {
-        // Always in full precision, whatever the final weights will be stored as.
-        checkpoint::save(q, &*self.dictionary, dir, DTypeName::F32, &Map::new())?;
-        let moments = self.parts.optimizer.moments();
-        let tensors: Vec<(String, Vec<usize>)> = moments
-            .iter()
-            .flat_map(|m| {
-                let shape = vec![m.m.rows(), m.m.cols()];
-                [(format!("m.{}", m.name), shape.clone()), (format!("v.{}", m.name), shape)]
-            })
-            .collect();
-        tensorfile::write_with(&dir.join(MOMENTS), &tensors, Precision::F32, &[], |i| {
-            let t = if i % 2 == 0 { &moments[i / 2].m } else { &moments[i / 2].v };
-            Ok(Cow::Owned(q.download(t)?))
-        })?;
-        source.save_state(q, &dir.join(STREAM))?;
-        let window = self.parts.window.as_ref().map(|w| w.save(q)).transpose()?;
-        let since = self.parts.dead.as_ref().map(|d| q.download(&d.since)).transpose()?;
-        let saved = Saved {
-            version: env!("CARGO_PKG_VERSION").into(),
-            step: self.step,
-            tokens: self.tokens,
-            schedules: self.schedules.clone(),
-            identity: identity.clone(),
-            updates: moments.iter().map(|m| (m.name.clone(), m.t)).collect(),
-            window,
-            since,
-        };
-        snapshot::write_json(&dir.join(STATE), &saved)
-    }
-
-    /// Takes up the run saved in `dir`. Settings under `trainer` and `sae` must agree; where those under `data` do not, the
-    /// stream starts at its beginning, for feeding further data. Returns whether the stream was continued.
-    ///
-    /// # Errors
-    /// Names what differs or is missing.
-    pub fn restore(
-        &mut self,
-        q: &mut Queue,
-        source: &mut dyn BatchSource,
-        identity: &Value,
-        dir: &Path,
-    ) -> Result<bool> {
-        let path = dir.join(STATE);
-        let saved: Saved = snapshot::read_json(&path)?;
-        for room in ["trainer", "sae"] {
-            if let Some((key, was, is)) = difference(room, &saved.identity[room], &parsed(&identity[room])) {
-                let what =
-                    format!("is {is}, but the run in {} had {was}; set it back to resume", dir.display());
-                return Err(Error::setting(key, what));
-            }
-        }
-        checkpoint::load_weights(q, &mut *self.dictionary, &dir.join(checkpoint::WEIGHTS), true)?;
-        self.restore_moments(q, &dir.join(MOMENTS), &saved.updates)?;
-        if let (Some(window), Some(saved)) = (&mut self.parts.window, &saved.window) {
-            window.restore(q, saved)?;
-        }
-        if let (Some(dead), Some(since)) = (&mut self.parts.dead, &saved.since) {
-            q.upload(since, &mut dead.since)?;
-        }
-        (self.step, self.tokens) = (saved.step, saved.tokens);
-        let same_data = saved.identity["data"] == parsed(&identity["data"]);
-        if same_data {
-            source.load_state(q, &dir.join(STREAM))?;
-        }
-        Ok(same_data)
-    }
-
-    fn restore_moments(&mut self, q: &mut Queue, path: &Path, updates: &[(String, u64)]) -> Result<()> {
-        let file = TensorFile::open(path)?;
-        for m in self.parts.optimizer.moments_mut() {
-            let shape = [m.m.rows(), m.m.cols()];
-            q.upload(&file.f32_shaped(&format!("m.{}", m.name), &shape)?, &mut m.m)?;
-            q.upload(&file.f32_shaped(&format!("v.{}", m.name), &shape)?, &mut m.v)?;
-            let count = updates.iter().find(|(name, _)| *name == m.name);
-            m.t = count.map(|(_, t)| *t).ok_or_else(|| {
-                Error::format(path.with_file_name(STATE), format!("no update count of {}", m.name))
-            })?;
-        }
-        Ok(())
-    }
-}
-
-/// The snapshot a run should continue from: the one named, or the newest below the result path.
-pub fn resume_point(settings: &TrainerSettings, resume: bool) -> Result<Option<PathBuf>> {
-    if let Some(path) = &settings.from_pretrained_path {
-        if !path.join(STATE).is_file() {
-            let what = format!("{} is no snapshot directory ({STATE} is missing)", path.display());
-            return Err(Error::setting("trainer.from_pretrained_path", what));
-        }
-        return Ok(Some(path.clone()));
-    }
-    if resume { snapshot::latest(&settings.exp_result_path) } else { Ok(None) }
 }
 
 fn parts(
@@ -484,48 +365,4 @@ fn blame(q: &mut Queue, hook_points: &[String], batch: &Batch) -> Result<String>
 
 fn has_non_finite(q: &mut Queue, t: &Tensor) -> Result<bool> {
     Ok(q.download::<f32>(t)?.iter().any(|v| !v.is_finite()))
-}
-
-/// As it will look when read back: text does not keep every float to the last bit.
-fn parsed(value: &Value) -> Value {
-    serde_json::from_str(&value.to_string()).unwrap_or(Value::Null)
-}
-
-/// The first key in which two trees differ, with both values.
-fn difference(key: &str, was: &Value, is: &Value) -> Option<(String, Value, Value)> {
-    match (was, is) {
-        (Value::Object(a), Value::Object(b)) => {
-            a.keys().chain(b.keys().filter(|k| !a.contains_key(*k))).find_map(|k| {
-                difference(
-                    &format!("{key}.{k}"),
-                    a.get(k).unwrap_or(&Value::Null),
-                    b.get(k).unwrap_or(&Value::Null),
-                )
-            })
-        }
-        _ if was == is => None,
-        _ => Some((key.into(), was.clone(), is.clone())),
-    }
-}
-
-/// Settings under `trainer` that a resumed run may change without changing the weights.
-const FREE: [&str; 9] = [
-    "log_frequency",
-    "eval_frequency",
-    "skip_metrics_calculation",
-    "n_checkpoints",
-    "check_point_save_mode",
-    "from_pretrained_path",
-    "exp_result_path",
-    "snapshot_frequency",
-    "snapshots_kept",
-];
-
-/// The trainer's room of [`Fit::identity`].
-pub fn trainer_identity(settings: &TrainerSettings) -> Value {
-    let mut value = serde_json::to_value(settings).unwrap_or(Value::Null);
-    if let Some(map) = value.as_object_mut() {
-        FREE.iter().for_each(|key| drop(map.remove(*key)));
-    }
-    value
 }

@@ -1,0 +1,175 @@
+//! What a snapshot of a run holds, and taking the run up again so that every later bit is the same: dictionary, moments,
+//! counters, metric window, stream position with its buffer, and the settings the run had.
+
+use super::{metrics::SavedWindow, schedules::Schedules, snapshot, source::BatchSource, trainer::Trainer};
+use crate::{
+    Error, Result,
+    dictionary::checkpoint,
+    settings::{DTypeName, TrainerSettings},
+    tensorfile::{self, Precision, TensorFile},
+};
+use lm_saes_runtime::Queue;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::{
+    borrow::Cow,
+    path::{Path, PathBuf},
+};
+
+const STATE: &str = "trainer.json";
+const MOMENTS: &str = "optimizer.safetensors";
+const STREAM: &str = "stream.safetensors";
+
+/// Contents of `trainer.json`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Saved {
+    version: String,
+    step: u64,
+    tokens: u64,
+    schedules: Schedules,
+    identity: Value,
+    updates: Vec<(String, u64)>,
+    window: Option<SavedWindow>,
+    since: Option<Vec<u32>>,
+}
+
+impl Trainer {
+    /// Writes the complete state of the run into `dir`: dictionary, moments, stream, and the rest as JSON.
+    pub fn save(&self, q: &mut Queue, source: &dyn BatchSource, identity: &Value, dir: &Path) -> Result<()> {
+        // Always in full precision, whatever the final weights will be stored as.
+        checkpoint::save(q, &*self.dictionary, dir, DTypeName::F32, &Map::new())?;
+        let moments = self.parts.optimizer.moments();
+        let tensors: Vec<(String, Vec<usize>)> = moments
+            .iter()
+            .flat_map(|m| {
+                let shape = vec![m.m.rows(), m.m.cols()];
+                [(format!("m.{}", m.name), shape.clone()), (format!("v.{}", m.name), shape)]
+            })
+            .collect();
+        tensorfile::write_with(&dir.join(MOMENTS), &tensors, Precision::F32, &[], |i| {
+            let t = if i % 2 == 0 { &moments[i / 2].m } else { &moments[i / 2].v };
+            Ok(Cow::Owned(q.download(t)?))
+        })?;
+        source.save_state(q, &dir.join(STREAM))?;
+        let window = self.parts.window.as_ref().map(|w| w.save(q)).transpose()?;
+        let since = self.parts.dead.as_ref().map(|d| q.download(&d.since)).transpose()?;
+        let saved = Saved {
+            version: env!("CARGO_PKG_VERSION").into(),
+            step: self.step,
+            tokens: self.tokens,
+            schedules: self.schedules.clone(),
+            identity: identity.clone(),
+            updates: moments.iter().map(|m| (m.name.clone(), m.t)).collect(),
+            window,
+            since,
+        };
+        snapshot::write_json(&dir.join(STATE), &saved)
+    }
+
+    /// Takes up the run saved in `dir`. Settings under `trainer` and `sae` must agree; where those under `data` do not, the
+    /// stream starts at its beginning, for feeding further data. Returns whether the stream was continued.
+    ///
+    /// # Errors
+    /// Names what differs or is missing.
+    pub fn restore(
+        &mut self,
+        q: &mut Queue,
+        source: &mut dyn BatchSource,
+        identity: &Value,
+        dir: &Path,
+    ) -> Result<bool> {
+        let path = dir.join(STATE);
+        let saved: Saved = snapshot::read_json(&path)?;
+        for room in ["trainer", "sae"] {
+            if let Some((key, was, is)) = difference(room, &saved.identity[room], &parsed(&identity[room])) {
+                let what =
+                    format!("is {is}, but the run in {} had {was}; set it back to resume", dir.display());
+                return Err(Error::setting(key, what));
+            }
+        }
+        checkpoint::load_weights(q, &mut *self.dictionary, &dir.join(checkpoint::WEIGHTS), true)?;
+        self.restore_moments(q, &dir.join(MOMENTS), &saved.updates)?;
+        if let (Some(window), Some(saved)) = (&mut self.parts.window, &saved.window) {
+            window.restore(q, saved)?;
+        }
+        if let (Some(dead), Some(since)) = (&mut self.parts.dead, &saved.since) {
+            q.upload(since, &mut dead.since)?;
+        }
+        (self.step, self.tokens) = (saved.step, saved.tokens);
+        let same_data = saved.identity["data"] == parsed(&identity["data"]);
+        if same_data {
+            source.load_state(q, &dir.join(STREAM))?;
+        }
+        Ok(same_data)
+    }
+
+    fn restore_moments(&mut self, q: &mut Queue, path: &Path, updates: &[(String, u64)]) -> Result<()> {
+        let file = TensorFile::open(path)?;
+        for m in self.parts.optimizer.moments_mut() {
+            let shape = [m.m.rows(), m.m.cols()];
+            q.upload(&file.f32_shaped(&format!("m.{}", m.name), &shape)?, &mut m.m)?;
+            q.upload(&file.f32_shaped(&format!("v.{}", m.name), &shape)?, &mut m.v)?;
+            let count = updates.iter().find(|(name, _)| *name == m.name);
+            m.t = count.map(|(_, t)| *t).ok_or_else(|| {
+                Error::format(path.with_file_name(STATE), format!("no update count of {}", m.name))
+            })?;
+        }
+        Ok(())
+    }
+}
+/// The snapshot a run should continue from: the one named, or the newest below the result path.
+pub fn resume_point(settings: &TrainerSettings, resume: bool) -> Result<Option<PathBuf>> {
+    if let Some(path) = &settings.from_pretrained_path {
+        if !path.join(STATE).is_file() {
+            let what = format!("{} is no snapshot directory ({STATE} is missing)", path.display());
+            return Err(Error::setting("trainer.from_pretrained_path", what));
+        }
+        return Ok(Some(path.clone()));
+    }
+    if resume { snapshot::latest(&settings.exp_result_path) } else { Ok(None) }
+}
+
+/// As it will look when read back: text does not keep every float to the last bit.
+fn parsed(value: &Value) -> Value {
+    serde_json::from_str(&value.to_string()).unwrap_or(Value::Null)
+}
+
+/// The first key in which two trees differ, with both values.
+fn difference(key: &str, was: &Value, is: &Value) -> Option<(String, Value, Value)> {
+    match (was, is) {
+        (Value::Object(a), Value::Object(b)) => {
+            a.keys().chain(b.keys().filter(|k| !a.contains_key(*k))).find_map(|k| {
+                difference(
+                    &format!("{key}.{k}"),
+                    a.get(k).unwrap_or(&Value::Null),
+                    b.get(k).unwrap_or(&Value::Null),
+                )
+            })
+        }
+        _ if was == is => None,
+        _ => Some((key.into(), was.clone(), is.clone())),
+    }
+}
+
+/// Settings under `trainer` that a resumed run may change without changing the weights.
+const FREE: [&str; 9] = [
+    "log_frequency",
+    "eval_frequency",
+    "skip_metrics_calculation",
+    "n_checkpoints",
+    "check_point_save_mode",
+    "from_pretrained_path",
+    "exp_result_path",
+    "snapshot_frequency",
+    "snapshots_kept",
+];
+
+/// The trainer's room of [`Fit::identity`].
+pub fn trainer_identity(settings: &TrainerSettings) -> Value {
+    let mut value = serde_json::to_value(settings).unwrap_or(Value::Null);
+    if let Some(map) = value.as_object_mut() {
+        FREE.iter().for_each(|key| drop(map.remove(*key)));
+    }
+    value
+}
