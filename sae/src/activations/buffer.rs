@@ -23,6 +23,8 @@ pub(super) struct RowBuffer {
     tokens: Vec<u32>,
     /// `[used, unit]`.
     mask: Vec<u8>,
+    /// Waiting tokens that count.
+    valid: usize,
 }
 
 impl RowBuffer {
@@ -37,6 +39,7 @@ impl RowBuffer {
             head: 0,
             tokens: Vec::new(),
             mask: Vec::new(),
+            valid: 0,
         }
     }
 
@@ -80,6 +83,7 @@ impl RowBuffer {
                 None => q.copy(*act, to)?,
             }
         }
+        let before = self.mask.len();
         match only {
             Some(only) => {
                 for &row in only {
@@ -93,6 +97,7 @@ impl RowBuffer {
                 self.mask.extend_from_slice(&batch.mask);
             }
         }
+        self.valid += count(&self.mask[before..]);
         self.order.extend(place.map(|slot| slot as u32));
         self.used += rows;
         Ok(())
@@ -142,6 +147,7 @@ impl RowBuffer {
         let (tokens, mask) = self.host_rows(n);
         let n_valid = count(&mask);
         self.head += n;
+        self.valid -= n_valid;
         if self.len() == 0 {
             self.clear();
         }
@@ -153,7 +159,7 @@ impl RowBuffer {
         self.order.clear();
         self.tokens.clear();
         self.mask.clear();
-        (self.head, self.used) = (0, 0);
+        (self.head, self.used, self.valid) = (0, 0, 0);
     }
 
     /// Copies `n` rows of one hook point, `[n, unit·d]`, `from` counted from the next row to be emitted.
@@ -176,7 +182,7 @@ impl RowBuffer {
 
     /// Waiting tokens that count.
     pub(super) fn valid_tokens(&self) -> usize {
-        self.order[self.head..].iter().map(|&s| count(self.row(s, &self.mask))).sum()
+        self.valid
     }
 }
 

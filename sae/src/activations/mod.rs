@@ -1,5 +1,18 @@
 //! Activations as training sees them: token batches through a language model, what counts kept, rows shuffled, equal
-//! batches out. See [`ActivationStream`].
+//! batches out.
+//!
+//! ```text
+//! text files -> records -> contexts (TokenPolicy) -> model batches (TokenStream)
+//!            -> Producer (the model, captured at the hook points)
+//!            -> rows that count -> buffer (shuffled) -> Batch
+//! ```
+//!
+//! * [`open_stream`] makes an [`ActivationStream`] from settings; [`ActivationStream::next_batch`] pulls it.
+//! * Rows of all hook points, their tokens and mask move together. Activations stay on the device: a row is copied into the
+//!   buffer, out into its batch, and once between when the buffer makes room.
+//! * The same settings, data and seed give the same batches. Random choices are counter-based, so
+//!   [`ActivationStream::cursor`] is a few integers; with the rows in the buffer, which took model runs to make, it is
+//!   written by [`ActivationStream::save_state`] and goes on bit for bit after [`ActivationStream::load_state`].
 
 mod buffer;
 mod model;

@@ -3,7 +3,7 @@
 use super::ActivationStream;
 use crate::{
     Error, Result,
-    data::{ContextReader, TokenPolicy, TokenStream, Tokenize, WeightedSource},
+    data::{ContextReader, Order, TokenPolicy, TokenStream, Tokenize, WeightedSource},
     settings::{ActivationFactorySettings, ActivationSource, DatasetSettings},
 };
 use std::{collections::BTreeMap, sync::Arc};
@@ -36,7 +36,8 @@ pub fn open_tokens(
                 Error::setting("activation_factory.sources", what)
             })?;
             let text = Arc::new(data.open(&s.name)?);
-            let reader = ContextReader::new(text, tokenizer.clone(), policy.clone(), s.repeat)?;
+            let order = Order { repeat: s.repeat, shuffle_seed: s.shuffle_records.then(|| settings.seed()) };
+            let reader = ContextReader::new(text, tokenizer.clone(), policy.clone(), order)?;
             Ok(WeightedSource { name: s.name.clone(), weight: s.sample_weights, reader })
         }
         ActivationSource::Activations(s) => Err(Error::Unsupported {

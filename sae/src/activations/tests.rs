@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::data::{
-    ContextReader, Overflow, SampleBy, TextOptions, TextSource, TokenPolicy, TokenStream, Tokenize,
+    ContextReader, Order, Overflow, SampleBy, TextOptions, TextSource, TokenPolicy, TokenStream, Tokenize,
     WeightedSource, random,
 };
 use std::{cell::Cell, fmt::Write as _, fs, path::Path, sync::Arc};
@@ -64,8 +64,8 @@ struct Case {
     batch_size: usize,
     buffer_size: Option<usize>,
     model_batch_size: usize,
-    /// Weight and repetition of each source.
-    sources: Vec<(f64, bool)>,
+    /// Weight and order of each source.
+    sources: Vec<(f64, Order)>,
     seed: u64,
 }
 
@@ -89,17 +89,17 @@ impl Case {
             batch_size: 16,
             buffer_size: None,
             model_batch_size: 3,
-            sources: vec![(1.0, false), (2.0, false)],
+            sources: vec![(1.0, Order::default()), (2.0, Order::default())],
             seed: 42,
         }
     }
 
     fn tokens(&self, dir: &Path) -> TokenStream {
-        let open = |(i, &(weight, repeat)): (usize, &(f64, bool))| {
+        let open = |(i, &(weight, order)): (usize, &(f64, Order))| {
             let options = TextOptions { sample_by: SampleBy::Line, ..TextOptions::default() };
             let source = TextSource::open(&dir.join(format!("{i}.txt")), &options).unwrap();
             let reader =
-                ContextReader::new(Arc::new(source), Arc::new(Bytes), self.policy.clone(), repeat).unwrap();
+                ContextReader::new(Arc::new(source), Arc::new(Bytes), self.policy.clone(), order).unwrap();
             WeightedSource { name: i.to_string(), weight, reader }
         };
         let sources = self.sources.iter().enumerate().map(open).collect();
@@ -309,7 +309,12 @@ fn any_settings_give_the_rows_of_the_rules_and_resume_exactly() {
         case.batch_size = 1 + draw(40);
         case.buffer_size = (draw(4) > 0).then(|| 1 + draw(120));
         case.model_batch_size = 1 + draw(6);
-        case.sources = (0..1 + draw(3)).map(|_| (0.1 + draw(5) as f64, draw(4) == 0)).collect();
+        let source = |_| {
+            let weight = 0.1 + draw(5) as f64;
+            let order = Order { repeat: draw(4) == 0, shuffle_seed: (draw(2) == 0).then_some(n) };
+            (weight, order)
+        };
+        case.sources = (0..1 + n as usize % 3).map(source).collect();
         case.seed = draw(1000) as u64;
         let step = 1 + draw(4);
         check(&case, 24, (draw(3)..).step_by(step));
@@ -351,7 +356,7 @@ fn progress_tells_how_far_and_how_much() {
 fn data_in_which_nothing_counts_is_an_error_and_no_endless_loop() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("0.txt"), "bbb").unwrap();
-    let mut case = Case { sources: vec![(1.0, true)], ..Case::plain() };
+    let mut case = Case { sources: vec![(1.0, Order { repeat: true, shuffle_seed: None })], ..Case::plain() };
     case.policy.ignore_token_ids = vec![u32::from(b'b')];
     let e = case.stream(dir.path()).next_batch(&mut queue(), &Synthetic::default()).unwrap_err();
     assert!(e.to_string().contains("ignore_token_ids"), "{e}");
@@ -390,7 +395,9 @@ fn a_state_of_other_settings_or_a_damaged_one_is_refused() {
     let mut other = case.clone();
     other.policy.overflow = Overflow::Pack;
     assert!(message(&other).contains("token policy"));
-    assert!(message(&Case { sources: vec![(1.0, false)], ..case.clone() }).contains("sources 0, 1"));
+    assert!(
+        message(&Case { sources: vec![(1.0, Order::default())], ..case.clone() }).contains("sources 0, 1")
+    );
 
     let bytes = fs::read(&file).unwrap();
     for cut in [0, 7, 100, bytes.len() / 2, bytes.len() - 1] {

@@ -1,7 +1,7 @@
 //! One text source as a sequence of contexts. Its place in the text is three numbers; going there costs one record, not
 //! the way to it. Records are tokenised some way ahead, in parallel.
 
-use super::{Overflow, TextSource, TokenPolicy};
+use super::{Overflow, TextSource, TokenPolicy, random};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -31,13 +31,21 @@ pub struct Place {
     pub token: u64,
 }
 
-/// Contexts of one text source, in order.
+/// In which order records come, and how often.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Order {
+    /// Start again at the end, for as long as contexts are asked for.
+    pub repeat: bool,
+    /// Seed of a random order of the records, another one in every epoch; without it they come as they stand.
+    pub shuffle_seed: Option<u64>,
+}
+
+/// Contexts of one text source.
 pub struct ContextReader {
     source: Arc<TextSource>,
     tokenizer: Arc<dyn Tokenize>,
     policy: TokenPolicy,
-    /// Start again at the end, for as long as contexts are asked for.
-    repeat: bool,
+    order: Order,
     at: Place,
     /// Tokens of the records from `at.record` on, as far as read.
     ahead: VecDeque<Vec<u32>>,
@@ -54,11 +62,11 @@ impl ContextReader {
         source: Arc<TextSource>,
         tokenizer: Arc<dyn Tokenize>,
         policy: TokenPolicy,
-        repeat: bool,
+        order: Order,
     ) -> Result<Self> {
         policy.check()?;
         let at = Place::default();
-        Ok(Self { source, tokenizer, policy, repeat, at, ahead: VecDeque::new(), barren: 0 })
+        Ok(Self { source, tokenizer, policy, order, at, ahead: VecDeque::new(), barren: 0 })
     }
 
     /// Where the next context starts.
@@ -84,12 +92,16 @@ impl ContextReader {
 
     /// Whether no context is left.
     pub fn at_end(&self) -> bool {
-        !self.repeat && self.at.record >= self.source.records()
+        !self.order.repeat && self.at.record >= self.source.records()
     }
 
     /// Share of the text already read; none when it repeats.
     pub fn share(&self) -> Option<f64> {
-        (!self.repeat).then(|| self.at.record as f64 / self.source.records() as f64)
+        let Place { record, .. } = self.at;
+        (!self.order.repeat).then(|| match self.order.shuffle_seed {
+            Some(_) => record as f64 / self.source.records() as f64,
+            None => self.source.bytes_before(record) as f64 / self.source.bytes() as f64,
+        })
     }
 
     /// Up to `n` contexts, unpadded; fewer only at the end of the data.
@@ -127,7 +139,7 @@ impl ContextReader {
     fn find_tokens(&mut self) -> Result<bool> {
         loop {
             if self.at.record >= self.source.records() {
-                if !self.repeat {
+                if !self.order.repeat {
                     return Ok(false);
                 }
                 self.at = Place { epoch: self.at.epoch + 1, ..Place::default() };
@@ -154,10 +166,24 @@ impl ContextReader {
     }
 
     fn read_ahead(&mut self) -> Result<()> {
-        let texts = self.source.read(self.at.record, BLOCK)?;
+        let texts = match self.order.shuffle_seed {
+            Some(seed) => self.shuffled_texts(seed)?,
+            None => self.source.read(self.at.record, BLOCK)?,
+        };
         let tokens = texts.par_iter().map(|text| self.tokens(text)).collect::<Result<Vec<_>>>()?;
         self.ahead = tokens.into();
         Ok(())
+    }
+
+    /// Texts of the next records in this epoch's random order.
+    fn shuffled_texts(&self, seed: u64) -> Result<Vec<String>> {
+        let Place { epoch, record, .. } = self.at;
+        let n = self.source.records();
+        let mut texts = Vec::with_capacity(BLOCK);
+        for r in record..n.min(record + BLOCK as u64) {
+            texts.extend(self.source.read(random::shuffled_index(seed, epoch, n, r), 1)?);
+        }
+        Ok(texts)
     }
 
     /// Text tokens of a record: no BOS (contexts get theirs), and EOS only where it separates packed records.
@@ -200,6 +226,10 @@ pub(crate) mod tests {
         Arc::new(TextSource::open(&path, &TextOptions::default()).unwrap())
     }
 
+    pub(crate) fn repeated(repeat: bool) -> Order {
+        Order { repeat, ..Order::default() }
+    }
+
     fn shown(contexts: &[Vec<u32>]) -> Vec<String> {
         let letter = |&id: &u32| match id {
             1 => '^',
@@ -212,7 +242,8 @@ pub(crate) mod tests {
     fn all(lines: &[&str], policy: TokenPolicy) -> Vec<String> {
         let dir = tempfile::tempdir().unwrap();
         let source = source(&dir, "a.txt", lines);
-        let mut reader = ContextReader::new(source, Arc::new(Letters::default()), policy, false).unwrap();
+        let mut reader =
+            ContextReader::new(source, Arc::new(Letters::default()), policy, Order::default()).unwrap();
         let contexts = reader.take(1000).unwrap();
         assert!(reader.at_end() || !contexts.is_empty());
         shown(&contexts)
@@ -253,10 +284,29 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let p = policy(4, Overflow::Pack);
         let source = source(&dir, "a.txt", &["ab", "cde"]);
-        let mut reader = ContextReader::new(source, Arc::new(Letters::default()), p, true).unwrap();
+        let mut reader = ContextReader::new(source, Arc::new(Letters::default()), p, repeated(true)).unwrap();
         assert_eq!(shown(&reader.take(5).unwrap()), ["^ab$", "^cde", "^$ab", "^$cd", "^e$a"]);
         assert_eq!(reader.place(), Place { epoch: 2, record: 0, token: 1 });
         assert_eq!(reader.share(), None);
+    }
+
+    #[test]
+    fn a_random_order_takes_every_record_once_an_epoch_and_differs_between_epochs() {
+        let dir = tempfile::tempdir().unwrap();
+        let lines: Vec<String> = ('a'..='z').map(String::from).collect();
+        let source = source(&dir, "a.txt", &lines.iter().map(String::as_str).collect::<Vec<_>>());
+        let order = Order { repeat: true, shuffle_seed: Some(5) };
+        let p = policy(2, Overflow::Truncate);
+        let mut reader = ContextReader::new(source, Arc::new(Letters::default()), p, order).unwrap();
+        let mut epoch = || shown(&reader.take(26).unwrap()).concat().replace('^', "");
+        let (first, second) = (epoch(), epoch());
+        let sorted = |s: &str| {
+            let mut letters: Vec<char> = s.chars().collect();
+            letters.sort_unstable();
+            letters.into_iter().collect::<String>()
+        };
+        assert_eq!((sorted(&first), sorted(&second)), (lines.concat(), lines.concat()));
+        assert!(first != second && first != lines.concat(), "{first} {second}");
     }
 
     #[test]
@@ -265,7 +315,8 @@ pub(crate) mod tests {
         for repeat in [true, false] {
             let source = source(&dir, "a.txt", &["_", "__"]);
             let p = policy(4, Overflow::Split);
-            let mut reader = ContextReader::new(source, Arc::new(Letters::default()), p, repeat).unwrap();
+            let mut reader =
+                ContextReader::new(source, Arc::new(Letters::default()), p, repeated(repeat)).unwrap();
             match reader.take(1) {
                 Ok(contexts) => assert!(!repeat && contexts.is_empty()),
                 Err(e) => assert!(repeat && e.to_string().contains("a.txt: no record gives a token")),
@@ -281,9 +332,9 @@ pub(crate) mod tests {
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
         let source = source(&dir, "a.txt", &lines);
         for overflow in [Overflow::Truncate, Overflow::Split, Overflow::Pack] {
-            for repeat in [false, true] {
+            for order in [Order::default(), repeated(true), Order { repeat: true, shuffle_seed: Some(3) }] {
                 let open = |tokenizer| {
-                    ContextReader::new(source.clone(), tokenizer, policy(5, overflow), repeat).unwrap()
+                    ContextReader::new(source.clone(), tokenizer, policy(5, overflow), order).unwrap()
                 };
                 let mut straight = open(Arc::new(Letters::default()));
                 for _ in 0..150 {

@@ -8,7 +8,7 @@ mod record;
 mod text;
 mod tokens;
 
-pub use contexts::{ContextReader, Place, Tokenize};
+pub use contexts::{ContextReader, Order, Place, Tokenize};
 pub use policy::{Overflow, TokenBatch, TokenPolicy};
 pub use text::{SampleBy, TextOptions, TextSource};
 pub use tokens::{SourceCursor, TokenCursor, TokenStream, WeightedSource};

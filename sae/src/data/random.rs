@@ -11,6 +11,8 @@ pub enum Use {
     Source = 1,
     /// The order of the rows in a shuffle buffer.
     Shuffle = 2,
+    /// The order of the records of a source.
+    Records = 3,
 }
 
 fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
@@ -52,6 +54,26 @@ pub fn permutation(seed: u64, stream: u64, n: usize) -> Vec<u32> {
     all
 }
 
+/// Place `index` of a random order of `0..n`, without building the order: a Feistel network over the smallest even number of
+/// bits that holds `n`, walked until it lands below `n`.
+pub fn shuffled_index(seed: u64, stream: u64, n: u64, index: u64) -> u64 {
+    let half = (u64::BITS - n.saturating_sub(1).leading_zeros()).div_ceil(2).max(1);
+    let low = (1u64 << half) - 1;
+    let mut at = index;
+    loop {
+        let (mut left, mut right) = (at >> half, at & low);
+        for round in 0..6u64 {
+            // Half of at most 64 bits, so a round's input fits the draw's 32-bit index.
+            let word = pair(seed, Use::Records, stream << 3 | round, right as u32)[0];
+            (left, right) = (right, left ^ (word & low));
+        }
+        at = left << half | right;
+        if at < n {
+            return at;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,6 +103,29 @@ mod tests {
         assert_ne!(permutation(1, 2, 50), permutation(1, 3, 50));
         assert_ne!(permutation(1, 2, 50), permutation(2, 2, 50));
         assert!(permutation(1, 2, 0).is_empty());
+    }
+
+    #[test]
+    fn every_place_of_a_random_order_is_taken_once() {
+        for n in [1, 2, 3, 4, 5, 16, 17, 1000, 4096] {
+            let mut all: Vec<u64> = (0..n).map(|i| shuffled_index(7, 3, n, i)).collect();
+            assert!(n < 10 || all.iter().enumerate().filter(|&(i, &at)| i as u64 == at).count() < 8);
+            all.sort_unstable();
+            assert!(all == (0..n).collect::<Vec<_>>(), "{n}");
+        }
+        let big = 3_000_000_000_000;
+        assert!((0..100).all(|i| shuffled_index(1, 0, big, i) < big));
+    }
+
+    #[test]
+    fn random_orders_are_about_equally_frequent() {
+        let mut counts = std::collections::HashMap::new();
+        for stream in 0..24_000 {
+            let order: Vec<u64> = (0..4).map(|i| shuffled_index(9, stream, 4, i)).collect();
+            *counts.entry(order).or_insert(0) += 1;
+        }
+        assert_eq!(counts.len(), 24);
+        assert!(counts.values().all(|c| (800..1200).contains(c)), "{counts:?}");
     }
 
     #[test]

@@ -107,6 +107,14 @@ impl TextSource {
         self.files.iter().map(|f| f.size).sum()
     }
 
+    /// Bytes of text before a record.
+    pub fn bytes_before(&self, record: u64) -> u64 {
+        let file = self.firsts.partition_point(|&first| first <= record).saturating_sub(1);
+        let earlier: u64 = self.files.iter().take(file).map(|f| f.size).sum();
+        let inside = self.files.get(file).map(|f| f.starts.get((record - self.firsts[file]) as usize));
+        earlier + inside.flatten().copied().unwrap_or(0)
+    }
+
     /// Texts of the records `from..from + n`, fewer at the end.
     pub fn read(&self, from: u64, n: usize) -> Result<Vec<String>> {
         let to = (from.saturating_add(n as u64)).min(self.records());
@@ -266,6 +274,8 @@ mod tests {
         for (i, text) in all.iter().enumerate() {
             assert_eq!(&source.read(i as u64, 1)?[0], text);
         }
+        let before: Vec<u64> = (0..=source.records()).map(|r| source.bytes_before(r)).collect();
+        assert!(before.is_sorted_by(|a, b| a < b) && before.last() == Some(&source.bytes()), "{before:?}");
         Ok(all)
     }
 

@@ -120,7 +120,7 @@ impl TokenStream {
         self.tokens
     }
 
-    /// Share of the records already read; none when a source repeats.
+    /// Share of the text already read; none when a source repeats.
     pub fn share(&self) -> Option<f64> {
         let (mut read, mut all) = (0.0, 0.0);
         for s in self.sources.iter().filter(|s| s.weight > 0.0) {
@@ -182,7 +182,7 @@ pub(crate) mod tests {
     use super::{
         super::{
             Overflow,
-            contexts::tests::{Letters, source},
+            contexts::tests::{Letters, repeated, source},
             policy::tests::policy,
         },
         *,
@@ -194,7 +194,7 @@ pub(crate) mod tests {
         let sources = sources.iter().map(|&(letter, n, weight, repeat)| {
             let text = source(dir, &format!("{letter}.txt"), &vec![letter; n]);
             let p = policy(2, Overflow::Truncate);
-            let reader = ContextReader::new(text, Arc::new(Letters::default()), p, repeat).unwrap();
+            let reader = ContextReader::new(text, Arc::new(Letters::default()), p, repeated(repeat)).unwrap();
             WeightedSource { name: letter.into(), weight, reader }
         });
         TokenStream::new(sources.collect(), seed, 4).unwrap()

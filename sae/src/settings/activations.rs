@@ -84,6 +84,9 @@ pub struct DatasetSource {
     /// Ours: start again at the end of the data, for as long as training goes on.
     #[serde(default)]
     pub repeat: bool,
+    /// Ours: read the records in a random order, another one in every epoch, instead of as they stand in the files.
+    #[serde(default)]
+    pub shuffle_records: bool,
 }
 
 /// Activations cached on disk.
@@ -125,7 +128,7 @@ pub enum CachePath {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BufferShuffle {
-    /// Seed of the order of rows, and of which source comes next.
+    /// Seed of the order of rows and records, and of which source comes next.
     pub perm_seed: u64,
     /// Accepted for compatibility and without effect: the order is the same on every device.
     pub generator_device: Option<String>,
