@@ -167,6 +167,12 @@ impl MetricWindow {
         self.last
     }
 
+    /// Share of features that were never active in the window.
+    pub fn silent_share(&self, q: &mut Queue) -> Result<f64> {
+        let fired: Vec<u32> = q.download(&self.fired)?;
+        Ok(fired.iter().filter(|&&n| n == 0).count() as f64 / fired.len().max(1) as f64)
+    }
+
     fn per_token(&self, fired: &[u32]) -> f64 {
         fired.iter().map(|&n| u64::from(n)).sum::<u64>() as f64 / self.sums.tokens.max(1) as f64
     }

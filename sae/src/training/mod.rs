@@ -1,5 +1,6 @@
 //! Initialiser, schedules, optimiser, trainer, metrics, trackers, snapshots.
 
+pub mod evaluate;
 mod initializer;
 mod loss;
 pub mod metrics;

@@ -1,0 +1,253 @@
+//! The training job: model, stream, dictionary, starting values, training, evaluation, folding, and the final checkpoint.
+
+use super::workbench::{Workbench, load_pretrained};
+use crate::{
+    Error, Result,
+    dictionary::{Dictionary, build, checkpoint},
+    settings::{DictionaryChoice, PretrainedSettings, TrainSettings, required_model},
+    training::{
+        Ended, Fit, LiveSource, Observer, Replay, Trainer,
+        evaluate::{self, Downstream, Quality},
+        initialise, resume_point,
+        schedules::Schedules,
+        snapshot,
+        trackers::{JsonLines, TensorBoard, Tracker},
+        trainer_identity,
+    },
+};
+use lm_saes_runtime::{Queue, Registry};
+use serde_json::{Map, Value, json};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+/// Tokens of an evaluation in the middle of training.
+const DURING: u64 = 16_384;
+/// Tokens of the evaluation after training.
+const AFTER: u64 = 65_536;
+
+/// What to do about an earlier run in the same place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Start {
+    /// Refuse to touch an unfinished run.
+    #[default]
+    Fresh,
+    /// Continue it from its newest snapshot; without one, start.
+    Resume,
+    /// Throw it away.
+    Overwrite,
+}
+
+/// What a training job gave.
+pub struct TrainReport {
+    /// Why training ended. When it was stopped, only the snapshot was written.
+    pub ended: Ended,
+    /// Steps done, earlier processes' included.
+    pub steps: u64,
+    /// Tokens trained on.
+    pub tokens: u64,
+    /// Time of the training loop in this process.
+    pub elapsed: Duration,
+    /// Step this process continued from.
+    pub resumed_from: Option<u64>,
+    /// Decoder norm the search chose, with its loss.
+    pub best_norm: Option<(f32, f64)>,
+    /// Quality and the model's loss, with `eval = true` and a complete run.
+    pub evaluation: Option<(Quality, Downstream)>,
+    /// Where the final dictionary is.
+    pub path: PathBuf,
+    /// The dictionary as saved.
+    pub dictionary: Box<dyn Dictionary>,
+}
+
+/// Trains as the settings say, everything opened and closed here.
+pub fn train(
+    settings: &TrainSettings,
+    registry: &Registry,
+    observer: &mut dyn Observer,
+    start: Start,
+) -> Result<TrainReport> {
+    settings.check()?;
+    let model = required_model(&settings.model, &settings.model_name)?;
+    let factory = &settings.activation_factory;
+    let mut bench =
+        Workbench::open(registry, &settings.device_type, model, factory, &settings.datasets, observer)?;
+    train_on(&mut bench, settings, observer, start)
+}
+
+/// Trains on a workbench that is open already, which stays usable.
+///
+/// # Errors
+/// Whatever the settings, data or device refuse. Snapshots written before an error stay.
+pub fn train_on(
+    bench: &mut Workbench,
+    settings: &TrainSettings,
+    observer: &mut dyn Observer,
+    start: Start,
+) -> Result<TrainReport> {
+    settings.check()?;
+    let root = settings.trainer.exp_result_path.clone();
+    let resume = resume_from(settings, start)?;
+    let (dictionary, new) = dictionary(&mut bench.q, settings)?;
+    bench.check_hooks(&*dictionary)?;
+    let rows = bench.batch_rows()?;
+    let top_k = dictionary.settings().act_fn().has_k().then(|| dictionary.settings().top_k());
+    let schedules = Schedules::resolve(&settings.trainer, rows as u64, top_k)?;
+    let identity = identity(settings, &*dictionary);
+    let mut stream = LiveSource { stream: bench.stream()?, model: &bench.lm };
+    let mut eval_tokens = if settings.eval { Some(bench.tokens()?) } else { None };
+    let q = &mut bench.q;
+    let mut trainer = Trainer::new(q, dictionary, settings.trainer.clone(), schedules, rows)?;
+    let (mut held, mut best_norm) = (Vec::new(), None);
+    if new && resume.is_none() {
+        let done = initialise(q, trainer.dictionary_mut(), &settings.initializer, &mut stream, observer)?;
+        (held, best_norm) = (done.batches, done.best_norm);
+    }
+    let mut source = Replay::new(held, &mut stream);
+    if let Some(dir) = &resume {
+        observer.phase(&format!("resuming from {}", dir.display()));
+        trainer.restore(q, &mut source, &identity, dir)?;
+    }
+    let resumed_from = resume.is_some().then(|| trainer.steps());
+    let mut trackers: Vec<Box<dyn Tracker>> = vec![
+        Box::new(JsonLines::new(root.join("metrics.jsonl"))),
+        Box::new(TensorBoard::new(root.join("tensorboard"))),
+    ];
+    observer.phase("training");
+    let began = Instant::now();
+    let (lm, start_of_text) = (&bench.lm, eval_tokens.as_ref().map(|t| t.cursor()));
+    let mut measure = |q: &mut Queue, d: &mut dyn Dictionary| -> Result<Vec<(String, f64)>> {
+        let (Some(tokens), Some(start)) = (&mut eval_tokens, &start_of_text) else { return Ok(Vec::new()) };
+        tokens.seek(start)?;
+        Ok(evaluate::downstream(q, lm, d, tokens, rows, DURING)?.values())
+    };
+    let ended = trainer.fit(
+        q,
+        Fit {
+            source: &mut source,
+            trackers: &mut trackers,
+            observer,
+            evaluate: if settings.eval { Some(&mut measure) } else { None },
+            identity: &identity,
+        },
+    )?;
+    let elapsed = began.elapsed();
+    let (steps, tokens) = (trainer.steps(), trainer.tokens());
+    if steps == 0 {
+        let what = "the data ended before the first batch was full; give more text or a smaller batch_size";
+        return Err(Error::Data { what: what.into() });
+    }
+    drop(source);
+    let mut dictionary = trainer.into_dictionary();
+    let mut evaluation = None;
+    if ended != Ended::Stopped {
+        if settings.eval {
+            observer.phase("evaluating");
+            evaluation = Some(assess(bench, &mut *dictionary, AFTER, AFTER)?);
+        }
+        if settings.fold_activation_scale {
+            dictionary.fold(&mut bench.q)?;
+        }
+        let extras = extras(bench, settings, steps, tokens)?;
+        let dtype = dictionary.settings().dtype();
+        checkpoint::save(&mut bench.q, &*dictionary, &root, dtype, &extras)?;
+    }
+    if ended == Ended::Complete {
+        snapshot::clear(&root)?;
+    }
+    let path = root;
+    Ok(TrainReport { ended, steps, tokens, elapsed, resumed_from, best_norm, evaluation, path, dictionary })
+}
+
+/// Quality on `tokens` tokens and the model's loss on `downstream` of them, from the beginning of the workbench's text.
+pub fn assess(
+    bench: &mut Workbench,
+    dictionary: &mut dyn Dictionary,
+    tokens: u64,
+    downstream: u64,
+) -> Result<(Quality, Downstream)> {
+    bench.check_hooks(dictionary)?;
+    let rows = bench.batch_rows()?;
+    let mut source = LiveSource { stream: bench.stream()?, model: &bench.lm };
+    let mut text = bench.tokens()?;
+    let q = &mut bench.q;
+    let _memory = evaluate::plan_inference(q, dictionary, rows)?;
+    let quality = evaluate::quality(q, dictionary, &mut source, rows, tokens)?;
+    let loss = evaluate::downstream(q, &bench.lm, dictionary, &mut text, rows, downstream)?;
+    q.sync()?;
+    Ok((quality, loss))
+}
+
+/// The snapshot to continue from, after making sure that no unfinished run is lost by accident.
+fn resume_from(settings: &TrainSettings, start: Start) -> Result<Option<PathBuf>> {
+    let root = &settings.trainer.exp_result_path;
+    let resume = resume_point(&settings.trainer, start == Start::Resume)?;
+    if resume.is_some() {
+        return Ok(resume);
+    }
+    match (start, snapshot::latest(root)?) {
+        (Start::Fresh, Some(unfinished)) => {
+            let what = format!(
+                "an unfinished run has its snapshot in {}; continue it (--resume), start over (--overwrite), or choose \
+                 another folder",
+                unfinished.display()
+            );
+            Err(Error::setting("trainer.exp_result_path", what))
+        }
+        (Start::Overwrite, Some(_)) => snapshot::clear(root).map(|()| None),
+        _ => Ok(None),
+    }
+}
+
+/// The dictionary to train, and whether it is new.
+fn dictionary(q: &mut Queue, settings: &TrainSettings) -> Result<(Box<dyn Dictionary>, bool)> {
+    match &settings.sae {
+        // Training goes on in the normalised space, so nothing is folded on loading.
+        DictionaryChoice::Pretrained(p) => Ok((load_pretrained(q, p, false)?.dictionary, false)),
+        DictionaryChoice::Settings(s) => match s.pretrained() {
+            Some(name) => {
+                let p = PretrainedSettings {
+                    pretrained_name_or_path: name.into(),
+                    fold_activation_scale: false,
+                    strict_loading: s.strict_loading(),
+                    device: String::new(),
+                    dtype: s.dtype(),
+                };
+                Ok((load_pretrained(q, &p, false)?.dictionary, false))
+            }
+            None => Ok((build(q, s)?, true)),
+        },
+    }
+}
+
+/// What a resumed run must share with the one it continues.
+fn identity(settings: &TrainSettings, dictionary: &dyn Dictionary) -> Value {
+    json!({
+        "trainer": trainer_identity(&settings.trainer),
+        "sae": dictionary.settings(),
+        "data": {
+            "activation_factory": settings.activation_factory,
+            "datasets": settings.datasets,
+            "model": settings.model,
+        },
+    })
+}
+
+/// What a checkpoint records beside the dictionary's own settings: how its activations were made.
+fn extras(
+    bench: &Workbench,
+    settings: &TrainSettings,
+    steps: u64,
+    tokens: u64,
+) -> Result<Map<String, Value>> {
+    let mut map = Map::new();
+    let mut put = |key: &str, value: Value| map.insert(key.into(), value);
+    put("model_name", json!(settings.model_name.as_deref().unwrap_or(bench.lm.name())));
+    put("model", json!(settings.model));
+    put("token_policy", json!(bench.policy));
+    put("sae_name", json!(settings.sae_name));
+    put("sae_series", json!(settings.sae_series));
+    put("trained", json!({"steps": steps, "tokens": tokens}));
+    Ok(map)
+}

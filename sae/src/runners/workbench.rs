@@ -1,0 +1,208 @@
+//! What every job on text needs: a device queue, the language model, its tokenizer, and the policy that turns text into
+//! contexts. Opened once; jobs borrow it.
+
+use crate::{
+    Error, Result,
+    activations::{ActivationStream, Target, open_stream, open_tokens},
+    data::{TokenPolicy, TokenStream, Tokenize},
+    dictionary::{Dictionary, checkpoint},
+    lm::{Lm, SpecialIds, Tokenizer},
+    settings::{ActivationFactorySettings, DatasetSettings, LanguageModelSettings, PretrainedSettings},
+    training::{Observer, source::needed},
+};
+use lm_saes_runtime::{Queue, Registry};
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Device, language model and text of a job.
+pub struct Workbench {
+    /// The device's queue.
+    pub q: Queue,
+    /// The language model.
+    pub lm: Lm,
+    /// Its tokenizer.
+    pub tokenizer: Arc<Tokenizer>,
+    /// How text becomes contexts.
+    pub policy: TokenPolicy,
+    /// Where batches come from.
+    pub factory: ActivationFactorySettings,
+    /// Text by the names the sources use.
+    pub datasets: BTreeMap<String, DatasetSettings>,
+}
+
+impl Workbench {
+    /// Opens the device and loads the model.
+    ///
+    /// # Errors
+    /// No such device (lists those there are), a model that is not on disk, or whatever its files lack.
+    pub fn open(
+        registry: &Registry,
+        device: &str,
+        model: &LanguageModelSettings,
+        factory: &ActivationFactorySettings,
+        datasets: &BTreeMap<String, DatasetSettings>,
+        observer: &mut dyn Observer,
+    ) -> Result<Self> {
+        let mut q = open_queue(registry, device)?;
+        let path = model_path(model)?;
+        observer.phase(&format!("loading {}", path.display()));
+        let given = SpecialIds { bos: model.bos_token_id, eos: model.eos_token_id, pad: model.pad_token_id };
+        let tokenizer = Arc::new(Tokenizer::load(&path, given)?);
+        let policy = factory.token_policy(model, tokenizer.special())?;
+        let lm = Lm::load(&mut q, &path, model)?;
+        for hook in &factory.hook_points {
+            lm.hook_width(hook)?;
+        }
+        let (factory, datasets) = (factory.clone(), datasets.clone());
+        Ok(Self { q, lm, tokenizer, policy, factory, datasets })
+    }
+
+    /// A stream of activations from the beginning of the text.
+    pub fn stream(&self) -> Result<ActivationStream> {
+        open_stream(&self.factory, &self.datasets, &self.tokenize(), &self.policy)
+    }
+
+    /// A stream of token batches from the beginning of the text.
+    pub fn tokens(&self) -> Result<TokenStream> {
+        open_tokens(&self.factory, &self.datasets, &self.tokenize(), &self.policy)
+    }
+
+    fn tokenize(&self) -> Arc<dyn Tokenize> {
+        self.tokenizer.clone()
+    }
+
+    /// Rows of a full batch.
+    pub fn batch_rows(&self) -> Result<usize> {
+        batch_rows(&self.factory, self.policy.context_size)
+    }
+
+    /// Checks that the model and the stream give what the dictionary needs, in its width.
+    pub fn check_hooks(&self, dictionary: &dyn Dictionary) -> Result<()> {
+        let d_model = dictionary.settings().d_model();
+        for hook in needed(dictionary) {
+            let width = self.lm.hook_width(&hook)?;
+            if width != d_model {
+                let what = format!("is {d_model}, but {hook} of {} is {width} wide", self.lm.name());
+                return Err(Error::setting("sae.d_model", what));
+            }
+            if !self.factory.hook_points.contains(&hook) {
+                let what = format!("must contain {hook:?}, which the dictionary needs");
+                return Err(Error::setting("activation_factory.hook_points", what));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Rows of a full batch: tokens in 1-D, contexts times their length in 2-D.
+pub(super) fn batch_rows(factory: &ActivationFactorySettings, context_size: Option<usize>) -> Result<usize> {
+    let rows = match (factory.target, context_size) {
+        (Target::Activations1d, _) => factory.batch_size,
+        (Target::Activations2d, Some(len)) => factory.batch_size * len,
+        (Target::Activations2d, None) => {
+            let what = "is needed with target activations-2d: batches need contexts of one length";
+            return Err(Error::setting("activation_factory.context_size", what));
+        }
+        (Target::Tokens, _) => {
+            let what = "tokens has no activations; use activations-1d or activations-2d";
+            return Err(Error::setting("activation_factory.target", what));
+        }
+    };
+    if rows == 0 {
+        return Err(Error::setting("activation_factory.batch_size", "must be at least 1"));
+    }
+    Ok(rows)
+}
+
+/// Opens a device; the error says how to name another.
+pub(super) fn open_queue(registry: &Registry, device: &str) -> Result<Queue> {
+    let opened = registry.open(device).map_err(|e| {
+        Error::setting(
+            "device_type",
+            format!("{e}; name another one here or on the command line (--device cpu)"),
+        )
+    })?;
+    Ok(Queue::new(&opened)?)
+}
+
+/// Loads a saved dictionary as its settings say, folded only when asked to.
+pub(super) fn load_pretrained(
+    q: &mut Queue,
+    s: &PretrainedSettings,
+    fold: bool,
+) -> Result<checkpoint::Loaded> {
+    let options = checkpoint::LoadOptions { strict: s.strict_loading, fold };
+    checkpoint::load(q, &s.pretrained_name_or_path, options)
+}
+
+/// Where the model is on disk: the path given, the name as a path, or the local cache of the Hugging Face hub.
+///
+/// # Errors
+/// Says where was looked and what to set.
+pub fn model_path(model: &LanguageModelSettings) -> Result<PathBuf> {
+    if let Some(path) = &model.model_from_pretrained_path {
+        if !path.exists() {
+            let what = format!("{} does not exist", path.display());
+            return Err(Error::setting("model.model_from_pretrained_path", what));
+        }
+        return Ok(path.clone());
+    }
+    let name = Path::new(&model.model_name);
+    if name.exists() {
+        return Ok(name.into());
+    }
+    let cache = model.cache_dir.clone().or_else(hub_cache);
+    let cached = cache.as_ref().and_then(|c| in_cache(c, &model.model_name));
+    cached.ok_or_else(|| {
+        let cache = cache.map_or("no cache folder".into(), |c| c.display().to_string());
+        let what = format!(
+            "{:?} is no directory or file here and not in the local hub cache ({cache}); download it and set \
+             model.model_from_pretrained_path",
+            model.model_name
+        );
+        Error::setting("model.model_name", what)
+    })
+}
+
+fn hub_cache() -> Option<PathBuf> {
+    let var = |name| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    var("HF_HUB_CACHE")
+        .or_else(|| var("HF_HOME").map(|h| h.join("hub")))
+        .or_else(|| var("HOME").map(|h| h.join(".cache/huggingface/hub")))
+}
+
+/// The snapshot that `main` points to.
+fn in_cache(cache: &Path, name: &str) -> Option<PathBuf> {
+    let repo = cache.join(format!("models--{}", name.replace('/', "--")));
+    let commit = fs::read_to_string(repo.join("refs/main")).ok()?;
+    Some(repo.join("snapshots").join(commit.trim())).filter(|p| p.is_dir())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_found_in_the_hub_cache_by_name() {
+        let cache = tempfile::tempdir().unwrap();
+        let repo = cache.path().join("models--org--tiny");
+        fs::create_dir_all(repo.join("refs")).unwrap();
+        fs::create_dir_all(repo.join("snapshots/abc")).unwrap();
+        fs::write(repo.join("refs/main"), "abc\n").unwrap();
+        let mut model = LanguageModelSettings {
+            model_name: "org/tiny".into(),
+            cache_dir: Some(cache.path().into()),
+            ..Default::default()
+        };
+        assert!(model_path(&model).unwrap().ends_with("snapshots/abc"));
+        model.model_name = "org/other".into();
+        let e = model_path(&model).unwrap_err().to_string();
+        assert!(e.starts_with("setting model.model_name: \"org/other\""), "{e}");
+        model.model_from_pretrained_path = Some("/nonexistent/model".into());
+        assert!(model_path(&model).unwrap_err().to_string().contains("/nonexistent/model"));
+    }
+}
