@@ -31,6 +31,8 @@ pub(super) struct Region {
     pub(super) output: bool,
     /// Replaces the case's tolerance.
     pub(super) tolerance: Option<f64>,
+    /// Size its values have by nature, where those of one case may all be the small difference of large numbers.
+    pub(super) size: f64,
     /// Elements past the u32 at this place of the reference's result are undefined.
     pub(super) defined_by: Option<(Mat, u64)>,
 }
@@ -120,7 +122,7 @@ impl Build {
                 }
             }
         }
-        self.regions.push(Region { name, mat, output, tolerance: None, defined_by: None });
+        self.regions.push(Region { name, mat, output, tolerance: None, size: 0.0, defined_by: None });
         mat
     }
 
@@ -206,6 +208,13 @@ impl Build {
     pub(super) fn with_tolerance(&mut self, tolerance: f64) {
         if let Some(r) = self.regions.last_mut() {
             r.tolerance = Some(tolerance);
+        }
+    }
+
+    /// The most recent operand's values are of this size by nature.
+    pub(super) fn of_size(&mut self, size: f64) {
+        if let Some(r) = self.regions.last_mut() {
+            r.size = size;
         }
     }
 

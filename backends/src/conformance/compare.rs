@@ -68,7 +68,8 @@ fn element(image: &[u8], m: &Mat, r: u64, c: u64) -> f64 {
     }
 }
 
-/// Bounds: each element within `tolerance·(rms + |reference|)`, and the squared error below `tolerance²` of the squared reference.
+/// Bounds: each element within `tolerance·(size + |reference|)`, `size` the root mean square or the operand's own, and the
+/// squared error below `tolerance²` of the square of all elements at that size.
 fn compare(region: &Region, want: &[u8], got: &[u8], tolerance: f64, defined: u64) -> Result<(), String> {
     let m = &region.mat;
     let exact = !m.dtype.is_float() || tolerance == 0.0;
@@ -81,7 +82,8 @@ fn compare(region: &Region, want: &[u8], got: &[u8], tolerance: f64, defined: u6
             finite += 1.0;
         }
     }
-    let rms = if finite > 0.0 { (squares / finite).sqrt() } else { 0.0 };
+    let rms = if finite > 0.0 { f64::sqrt(squares / finite) } else { 0.0 };
+    let size = rms.max(region.size);
     let mut error = 0.0;
     for (r, c) in places() {
         let (w, g) = (element(want, m, r, c), element(got, m, r, c));
@@ -89,18 +91,15 @@ fn compare(region: &Region, want: &[u8], got: &[u8], tolerance: f64, defined: u6
             w == g || (w.is_nan() && g.is_nan())
         } else {
             error += (w - g) * (w - g);
-            (w - g).abs() <= tolerance * (rms + w.abs())
+            (w - g).abs() <= tolerance * (size + w.abs())
         };
         if !agrees {
             return Err(format!("element ({r}, {c}) is {g}, the reference has {w} (tolerance {tolerance})"));
         }
     }
-    if !exact && error > tolerance * tolerance * squares {
-        return Err(format!(
-            "normalised squared error {:.3e} above {:.3e}",
-            error / squares,
-            tolerance.powi(2)
-        ));
+    let bound = tolerance * tolerance * size * size * finite;
+    if !exact && error > bound {
+        return Err(format!("the squared error is {error:.3e}, at most {bound:.3e} is allowed"));
     }
     Ok(())
 }
@@ -108,6 +107,6 @@ fn compare(region: &Region, want: &[u8], got: &[u8], tolerance: f64, defined: u6
 /// Compares two sets of bytes of one operand elementwise; the first disagreement as text.
 pub(crate) fn operand(m: &Mat, want: &[u8], got: &[u8], tolerance: f64) -> Result<(), String> {
     let mat = Mat { addr: lm_saes_runtime::Addr(0), ..*m };
-    let region = Region { name: "", mat, output: true, tolerance: None, defined_by: None };
+    let region = Region { name: "", mat, output: true, tolerance: None, size: 0.0, defined_by: None };
     compare(&region, want, got, tolerance, u64::MAX)
 }

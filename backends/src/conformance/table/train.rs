@@ -77,6 +77,8 @@ pub(super) fn penalty_case(b: &mut Build, kind: PenaltyKind, p: f32, f: Factors,
         b.contiguous();
     }
     let du = b.result("du", shape, false);
+    // 1 − tanh² is a small difference of numbers near 1 where tanh saturates.
+    b.of_size(1.0);
     if codes.ptr.is_some() {
         b.defined_by(du, codes.ptr, codes.rows);
     }
