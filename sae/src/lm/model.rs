@@ -67,6 +67,18 @@ impl Lm {
         Ok(Self { arch, outer, blocks, name: settings.model_name.clone() })
     }
 
+    /// What the model at this path is, without loading its weights.
+    pub fn read_architecture(path: &Path) -> Result<Architecture> {
+        let source: Box<dyn WeightSource> = if path.is_file() {
+            Box::new(GgufWeights::open(path)?)
+        } else {
+            Box::new(HfDirectory::open(path)?)
+        };
+        let json = source.config()?;
+        let config = Config::new(source.path(), &json);
+        (families::find(&config)?.read)(&config)
+    }
+
     /// What the model is.
     pub fn architecture(&self) -> &Architecture {
         &self.arch
