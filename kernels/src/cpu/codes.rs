@@ -94,6 +94,9 @@ impl<T> Shared<T> {
     pub(crate) fn new(s: &mut [T]) -> Self {
         Self(s.as_mut_ptr())
     }
+    pub(crate) fn at(p: *mut T) -> Self {
+        Self(p)
+    }
     #[inline(always)]
     pub(crate) fn ptr(self) -> *mut T {
         self.0

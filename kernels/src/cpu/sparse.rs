@@ -4,20 +4,68 @@
 use super::{
     Isa, Rows,
     codes::{Codes, Shared},
+    scratch::Scratch,
     simd::{Simd, per_isa, prefetch},
 };
 use rayon::prelude::*;
-use std::ops::Range;
+use std::{ops::Range, sync::OnceLock};
 
-/// Bytes of the dense operand that a column block may cover: most of a second-level cache.
-const CACHE: usize = 3 << 19;
-/// Columns of a block when even that is more than the cache: rows are then read whole.
-const NARROWEST: usize = 64;
+/// How the columns of the gathered matrix are divided.
+#[derive(Clone, Copy)]
+struct Blocks {
+    /// Columns of one block.
+    width: usize,
+    count: usize,
+    /// Whether a block is copied together before use. In place, a narrow block of long rows falls on few cache sets and
+    /// many pages; copied, all of it stays in the second-level cache.
+    packed: bool,
+}
 
-/// Columns to work on at a time so that `rows` rows of them stay in cache.
-fn block_cols(rows: usize, cols: usize) -> usize {
-    let fits = CACHE / 4 / rows.max(1) / NARROWEST * NARROWEST;
-    if fits == 0 { cols } else { fits.min(cols) }.max(1)
+impl Blocks {
+    /// For `slots` reads of rows of `w`.
+    fn of(w: Rows<f32>, slots: usize) -> Self {
+        // A quarter of the cache is left to what streams by. Widths are register tiles of whole cache lines.
+        let fits = l2_bytes() / 4 * 3 / 4 / w.rows.max(1);
+        let tile = [128, 64, 32, 16].into_iter().find(|&t| t <= fits).unwrap_or(0);
+        let width = if tile == 128 { fits / 128 * 128 } else { tile }.min(w.cols.next_multiple_of(16));
+        let packed = width > 0 && slots >= 2 * w.rows;
+        let width = if packed { width } else { w.cols.max(1) };
+        Self { width, count: w.cols.div_ceil(width), packed }
+    }
+
+    fn range(&self, block: usize, cols: usize) -> Range<usize> {
+        block * self.width..((block + 1) * self.width).min(cols)
+    }
+
+    /// Calls `work` with columns `cols` of `w`, as a matrix of their own.
+    unsafe fn with(&self, w: Rows<f32>, cols: Range<usize>, work: impl FnOnce(Rows<f32>)) {
+        // SAFETY: the columns lie inside w; the copy is as large as its shape says.
+        unsafe {
+            if !self.packed {
+                return work(Rows::new(w.ptr().add(cols.start), w.rows, cols.len(), w.ld));
+            }
+            Scratch::with(w.rows * self.width, |copy| {
+                let copy = Rows::new(copy, w.rows, cols.len(), self.width);
+                for r in 0..w.rows {
+                    let ahead = w.row_ptr(r + 8).wrapping_add(cols.start);
+                    (0..cols.len()).step_by(16).for_each(|c| prefetch(ahead.wrapping_add(c)));
+                    let from = w.row_ptr(r).add(cols.start);
+                    std::ptr::copy_nonoverlapping(from, copy.row_ptr(r), cols.len());
+                }
+                work(copy);
+            });
+        }
+    }
+}
+
+/// Size of a core's second-level cache, or a common one where the system does not tell.
+fn l2_bytes() -> usize {
+    static BYTES: OnceLock<usize> = OnceLock::new();
+    *BYTES.get_or_init(|| {
+        let text = std::fs::read_to_string("/sys/devices/system/cpu/cpu0/cache/index2/size");
+        let kib = text.ok().and_then(|t| t.trim().strip_suffix('K')?.parse::<usize>().ok());
+        kib.unwrap_or(1024).clamp(256, 4096) << 10
+    })
 }
 
 /// `y[r,:] = beta·y[r,:] + Σ vals·w[idx,:] + bias`; `w [n, D]`, `y [rows, D]`, `bias [D]`. y is not read when beta is 0.
@@ -33,26 +81,28 @@ pub unsafe fn sparse_mul(
     beta: f32,
 ) {
     assert!(w.rows == s.n && w.cols == y.cols && y.rows == s.rows && bias.is_none_or(|b| b.len() == y.cols));
-    let rows = even_rows(&s);
-    let block = block_cols(w.rows, w.cols);
-    let blocks = w.cols.div_ceil(block);
-    // Blocks outermost: a thread keeps one block of w in cache over many rows.
-    (0..blocks * rows.len()).into_par_iter().for_each(|task| {
-        let d = task / rows.len() * block;
+    let blocks = Blocks::of(w, s.slots());
+    // A packed block serves all rows of its task, so few tasks; without packing many small ones balance better.
+    let threads = rayon::current_num_threads();
+    let parts = if blocks.packed { (3 * threads).div_ceil(blocks.count.max(1)) } else { 4 * threads };
+    let rows = even_rows(&s, parts);
+    (0..blocks.count * rows.len()).into_par_iter().with_max_len(1).for_each(|task| {
+        let (rows, cols) = (rows[task % rows.len()].clone(), blocks.range(task / rows.len(), w.cols));
         // SAFETY: tasks cover disjoint rectangles of y; shapes were checked; the instruction set exists.
         unsafe {
-            mul_rows(isa, s, w, bias, y, beta, rows[task % rows.len()].clone(), d..(d + block).min(w.cols))
+            let y = Rows::new(y.ptr().add(cols.start), y.rows, cols.len(), y.ld);
+            let bias = bias.map(|b| &b[cols.clone()]);
+            blocks.with(w, cols, |w| mul_rows(isa, s, w, bias, y, beta, rows));
         }
     });
 }
 
 /// Row ranges with about as many entries each.
-fn even_rows(s: &Codes<'_>) -> Vec<Range<usize>> {
-    let tasks = rayon::current_num_threads() * 4;
+fn even_rows(s: &Codes<'_>, parts: usize) -> Vec<Range<usize>> {
     // A row without entries still has its output to write.
     let cost = |r: usize| s.row(r).len() + 4;
-    let target = (s.slots() + 4 * s.rows).div_ceil(tasks).max(256);
-    let (mut ranges, mut start, mut sum) = (Vec::with_capacity(tasks + 1), 0, 0);
+    let target = (s.slots() + 4 * s.rows).div_ceil(parts).max(256);
+    let (mut ranges, mut start, mut sum) = (Vec::with_capacity(parts + 1), 0, 0);
     for r in 0..s.rows {
         sum += cost(r);
         if sum >= target {
@@ -74,28 +124,31 @@ per_isa! {
         y: Rows<f32>,
         beta: f32,
         rows: Range<usize>,
-        cols: Range<usize>,
     ) {
         for r in rows {
             let entries = s.row(r);
             let (vals, idx) = (&s.vals[entries.clone()], &s.idx[entries]);
-            let mut d = cols.start;
-            // SAFETY: tiles stay inside `cols`, which lies inside w, y and bias.
+            let mut d = 0;
+            // SAFETY: tiles stay inside the columns of w, y and bias.
             unsafe {
-                while d + 8 * S::N <= cols.end {
+                while d + 8 * S::N <= w.cols {
                     tile::<S, 8>(vals, idx, w, bias, y, beta, r, d);
                     d += 8 * S::N;
                 }
-                if d + 4 * S::N <= cols.end {
+                if d + 4 * S::N <= w.cols {
                     tile::<S, 4>(vals, idx, w, bias, y, beta, r, d);
                     d += 4 * S::N;
                 }
-                while d + S::N <= cols.end {
+                if d + 2 * S::N <= w.cols {
+                    tile::<S, 2>(vals, idx, w, bias, y, beta, r, d);
+                    d += 2 * S::N;
+                }
+                while d + S::N <= w.cols {
                     tile::<S, 1>(vals, idx, w, bias, y, beta, r, d);
                     d += S::N;
                 }
-                if d < cols.end {
-                    edge::<S>(vals, idx, w, bias, y, beta, r, d, cols.end - d);
+                if d < w.cols {
+                    edge::<S>(vals, idx, w, bias, y, beta, r, d, w.cols - d);
                 }
             }
         }
@@ -120,6 +173,8 @@ unsafe fn tile<S: Simd, const T: usize>(
     // SAFETY: the caller keeps the tile inside the operands; rows of w are checked against their number.
     unsafe {
         let out = y.ptr().add(r * y.ld + d);
+        // By the time of the stores their lines are here.
+        (0..(T * S::N).div_ceil(16)).for_each(|t| prefetch(out.wrapping_add(16 * t)));
         let mut acc = [S::splat(0.0); T];
         if let Some(b) = bias {
             for t in 0..T {
@@ -190,23 +245,38 @@ unsafe fn edge<S: Simd>(
 /// The operands are live with these shapes, nobody else touches the output, and the machine has `isa`.
 pub unsafe fn sparse_dot(isa: Isa, s: Codes<'_>, w: Rows<f32>, x: Rows<f32>, out: &mut [f32]) {
     assert!(w.rows == s.n && w.cols == x.cols && x.rows == s.rows && out.len() == s.idx.len());
-    let rows = even_rows(&s);
-    let block = block_cols(w.rows, w.cols);
-    let out = Shared::new(out);
-    // All blocks of one row range in one task: they add to the same elements, in block order.
-    let threads = rayon::current_num_threads().max(1);
-    let per_thread = rows.len().div_ceil(threads).max(1);
-    rows.par_chunks(per_thread).for_each(|rows| {
-        let (start, end) = (rows[0].start, rows[rows.len() - 1].end);
-        let mut d = 0;
-        loop {
-            let cols = d..(d + block).min(w.cols);
-            // SAFETY: row ranges are disjoint, and with them their slots; shapes were checked; the instruction set exists.
-            unsafe { dot_rows(isa, s, w, x, out, start..end, cols) };
-            d += block;
-            if d >= w.cols {
-                break;
+    let blocks = Blocks::of(w, s.slots());
+    // Groups of blocks sum separately, so that each block is packed by few threads. How many groups depends on the shapes
+    // alone, and they are added in order.
+    let groups = if blocks.packed { blocks.count.clamp(1, 4) } else { 1 };
+    let threads = rayon::current_num_threads();
+    let rows = even_rows(&s, if blocks.packed { threads.div_ceil(groups) } else { 4 * threads });
+    let (slots, out) = (out.len(), Shared::new(out));
+    Scratch::with((groups - 1) * slots, |rest| {
+        let rest = Shared::at(rest);
+        (0..groups * rows.len()).into_par_iter().with_max_len(1).for_each(|task| {
+            let (group, rows) = (task / rows.len(), rows[task % rows.len()].clone());
+            let mine =
+                if group == 0 { out } else { Shared::at(rest.ptr().wrapping_add((group - 1) * slots)) };
+            // SAFETY: row ranges are disjoint, and with them their slots; each group has its own sums; shapes were checked;
+            // the instruction set exists.
+            unsafe {
+                for e in rows.clone().flat_map(|r| s.row(r)) {
+                    *mine.ptr().add(e) = 0.0;
+                }
+                for block in group * blocks.count / groups..(group + 1) * blocks.count / groups {
+                    let cols = blocks.range(block, w.cols);
+                    let x = Rows::new(x.ptr().add(cols.start), x.rows, cols.len(), x.ld);
+                    blocks.with(w, cols, |w| dot_rows(isa, s, w, x, mine, rows.clone()));
+                }
             }
+        });
+        if groups > 1 {
+            (0..s.rows).into_par_iter().with_min_len(256).flat_map_iter(|r| s.row(r)).for_each(|e| {
+                let other = |g: usize| rest.ptr().wrapping_add((g - 1) * slots + e);
+                // SAFETY: all groups are done and wrote this entry; each entry belongs to one row.
+                unsafe { *out.ptr().add(e) += (1..groups).map(|g| *other(g)).sum::<f32>() };
+            });
         }
     });
 }
@@ -218,33 +288,33 @@ per_isa! {
         x: Rows<f32>,
         out: Shared<f32>,
         rows: Range<usize>,
-        cols: Range<usize>,
     ) {
         for r in rows {
             let entries = s.row(r);
             // SAFETY: the entries of one row are this task's alone.
             let out = unsafe { std::slice::from_raw_parts_mut(out.ptr().add(entries.start), entries.len()) };
-            if cols.start == 0 {
-                out.fill(0.0);
-            }
             let idx = &s.idx[entries];
-            let mut d = cols.start;
-            // SAFETY: tiles stay inside `cols`, which lies inside w and x.
+            let mut d = 0;
+            // SAFETY: tiles stay inside the columns of w and x.
             unsafe {
-                while d + 8 * S::N <= cols.end {
+                while d + 8 * S::N <= w.cols {
                     dot_tile::<S, 8>(idx, w, x, out, r, d);
                     d += 8 * S::N;
                 }
-                if d + 4 * S::N <= cols.end {
+                if d + 4 * S::N <= w.cols {
                     dot_tile::<S, 4>(idx, w, x, out, r, d);
                     d += 4 * S::N;
                 }
-                while d + S::N <= cols.end {
+                if d + 2 * S::N <= w.cols {
+                    dot_tile::<S, 2>(idx, w, x, out, r, d);
+                    d += 2 * S::N;
+                }
+                while d + S::N <= w.cols {
                     dot_tile::<S, 1>(idx, w, x, out, r, d);
                     d += S::N;
                 }
-                if d < cols.end {
-                    let n = cols.end - d;
+                if d < w.cols {
+                    let n = w.cols - d;
                     let row = S::load_part(x.ptr().add(r * x.ld + d), n);
                     for (o, &i) in out.iter_mut().zip(idx) {
                         if (i as usize) < w.rows {
