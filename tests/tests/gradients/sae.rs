@@ -80,9 +80,12 @@ fn run(c: &Setting) -> Both {
         if p.name.contains("threshold") {
             host.iter_mut().for_each(|v| *v = 0.3 * *v - 1.0);
         }
-        // The features that may be dead are weak, but positive on some rows.
-        if c.loss.auxk && p.name == "b_E" {
-            host.iter_mut().skip(1).step_by(3).for_each(|v| *v = -0.6);
+        // The features that may be dead are positive on most rows, but weaker than the others.
+        let weak = |i: usize| c.loss.auxk && i % 3 == 1;
+        match p.name.as_str() {
+            "W_E" => (0..host.len()).filter(|i| weak(i / D)).for_each(|i| host[i] *= 0.1),
+            "b_E" => (0..host.len()).filter(|&i| weak(i)).for_each(|i| host[i] = 0.05),
+            _ => {}
         }
         q.upload(&host, &mut p.value).expect("upload");
     }
