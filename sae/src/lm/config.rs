@@ -181,7 +181,7 @@ impl<'a> Config<'a> {
             return bad(format!("{} heads in a model of width {}", a.n_heads, a.d_model));
         }
         if let Positions::Rotary(tables) = &a.positions {
-            for t in tables.iter().filter(|t| t.dim == 0 || t.dim > a.d_head || t.dim % 2 == 1) {
+            if let Some(t) = tables.iter().find(|t| t.dim == 0 || t.dim > a.d_head || t.dim % 2 == 1) {
                 return bad(format!("{} rotary coordinates of {} a head", t.dim, a.d_head));
             }
         }

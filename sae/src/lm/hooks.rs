@@ -42,6 +42,16 @@ pub(super) enum Halt {
     Failed(Error),
 }
 
+impl Halt {
+    /// The error of a pass that was to run to the end.
+    pub fn into_error(self) -> Error {
+        match self {
+            Self::Failed(e) => e,
+            Self::Done => Error::Data { what: "the forward stopped before its end".into() },
+        }
+    }
+}
+
 impl<E: Into<Error>> From<E> for Halt {
     fn from(e: E) -> Self {
         Self::Failed(e.into())

@@ -1,6 +1,7 @@
 //! Language models: configuration, weights, one decoder-only forward with hook points, tokenizers.
 
 mod architecture;
+mod block;
 mod config;
 mod families;
 mod forward;
