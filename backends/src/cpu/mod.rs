@@ -8,7 +8,7 @@ mod train;
 
 use lm_saes_kernels::cpu::{Isa, Rows};
 use lm_saes_runtime::op::Mat;
-use lm_saes_runtime::{Addr, Backend, DType, Device, DeviceInfo, Error, Op, Result, Stream, Unsupported};
+use lm_saes_runtime::{Addr, Backend, Device, DeviceInfo, Error, Op, Result, Stream, Unsupported};
 use std::alloc::Layout;
 use std::sync::Arc;
 
@@ -223,12 +223,4 @@ unsafe fn slice_mut<'a, T>(m: &Mat) -> &'a mut [T] {
 unsafe fn slice_mut_opt<'a, T>(m: &Mat) -> Option<&'a mut [T]> {
     // SAFETY: as the caller promises.
     m.is_some().then(|| unsafe { slice_mut(m) })
-}
-
-/// Refuses an operand of another type.
-fn want(name: &str, m: &Mat, dtype: DType) -> Result<(), Unsupported> {
-    if !m.is_some() || m.dtype == dtype {
-        return Ok(());
-    }
-    Err(Unsupported::because(format!("{name} is {}, only {dtype} is built", m.dtype)))
 }
