@@ -86,6 +86,12 @@ unsafe fn copy<const W: usize>(dst: *mut f32, src: *const f32, ld: usize, n: usi
         // SAFETY: row p of the rectangle has n floats; panel i starts at i·W·kc.
         unsafe {
             let s = src.add(p * ld);
+            // Rows lie pages apart, where hardware does not look ahead.
+            #[cfg(target_arch = "x86_64")]
+            for line in (0..n).step_by(16) {
+                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+                _mm_prefetch::<_MM_HINT_T0>(s.wrapping_add(8 * ld + line).cast());
+            }
             for at in (0..n).step_by(W) {
                 let d = dst.add(at * kc + p * W).cast::<[f32; W]>();
                 if n - at >= W {

@@ -127,7 +127,7 @@ mod x86 {
         };
     }
 
-    tile!(Avx512, "28 accumulators of 16 floats.", "avx512f", 14 x 2 x 16, kc 384,
+    tile!(Avx512, "28 accumulators of 16 floats.", "avx512f", 14 x 2 x 16, kc 512,
         _mm512_setzero_ps, _mm512_load_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_mul_ps,
         _mm512_add_ps, _mm512_max_ps, _mm512_storeu_ps);
     tile!(Avx2, "12 accumulators of 8 floats.", "avx2,fma", 6 x 2 x 8, kc 256,
