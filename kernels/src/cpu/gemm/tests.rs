@@ -157,8 +157,8 @@ fn several_blocks_in_every_direction() {
             run(
                 isa,
                 &Case {
-                    m: 341,
-                    n: 290,
+                    m: 183,
+                    n: 75,
                     k: 777,
                     ta,
                     tb,
