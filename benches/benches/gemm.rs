@@ -82,7 +82,7 @@ fn table(data: &mut Data, blas: Option<&OpenBlas>, threads: usize) {
             |(wall, cpu): (f64, f64)| (repeats * s.flops() / wall / 1e9, repeats * s.flops() * t / cpu / 1e9);
         let mut rows: Vec<[f64; 5]> = Vec::new();
         for _ in 0..=rounds {
-            let top = peak::gflops(threads, 5_000_000);
+            let (_, top) = peak::gflops(threads, 5_000_000);
             let (wall, cpu) = rate(timed(|| (0..repeats as usize).for_each(|_| own(s, data))));
             let (blas_wall, blas_cpu) = blas.map_or((f64::NAN, f64::NAN), |blas| {
                 rate(timed(|| {
