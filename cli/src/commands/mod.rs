@@ -1,0 +1,6 @@
+//! One file per command.
+
+pub mod devices;
+pub mod evaluate;
+pub mod quickstart;
+pub mod train;
