@@ -1,0 +1,50 @@
+//! `lm-saes devices`: what there is, why the rest is not, and whether a device computes what the reference does.
+
+use crate::{args::Devices, print};
+use anyhow::{Result, bail};
+use lm_saes_backends::{conformance, registry};
+
+pub fn run(args: &Devices) -> Result<()> {
+    match &args.conformance {
+        Some(device) => check(device, args.only.as_deref().unwrap_or("")),
+        None => list(),
+    }
+}
+
+fn list() -> Result<()> {
+    let registry = registry();
+    for backend in registry.backends() {
+        if backend.count() == 0 {
+            let why = backend.absence().unwrap_or_else(|| "none found".into());
+            println!("{:<14} not available: {why}", backend.name());
+        }
+        for i in 0..backend.count() {
+            let device = backend.open(i)?;
+            let info = device.info();
+            let memory = if info.memory > 0 { print::bytes(info.memory) } else { "unknown".into() };
+            let repeatable = if info.deterministic { "deterministic" } else { "not deterministic" };
+            println!("{:<14} {} · memory {memory} · {repeatable}", info.name, info.model);
+        }
+    }
+    Ok(())
+}
+
+fn check(name: &str, only: &str) -> Result<()> {
+    let device = registry().open(name)?;
+    let report = conformance::run(&device, only);
+    println!("{report}");
+    for (case, why) in report.refusals() {
+        println!("unsupported: {}: {why}", case.name());
+    }
+    let failed = report.failures().count();
+    for (case, why) in report.failures() {
+        println!("failed: {}: {why}", case.name());
+    }
+    if report.results.is_empty() {
+        bail!("no case matches {only:?}");
+    }
+    if failed > 0 {
+        bail!("{failed} of {} cases disagree with the reference", report.results.len());
+    }
+    Ok(())
+}
