@@ -67,8 +67,11 @@ pub struct Train {
     #[arg(long)]
     pub plan: bool,
     /// Continue from the newest snapshot in the result folder
-    #[arg(long, conflicts_with = "plan")]
+    #[arg(long, conflicts_with_all = ["plan", "overwrite"])]
     pub resume: bool,
+    /// Throw away an unfinished run in the result folder
+    #[arg(long, conflicts_with = "plan")]
+    pub overwrite: bool,
 }
 
 #[derive(Args, Debug)]

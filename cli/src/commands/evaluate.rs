@@ -1,0 +1,21 @@
+//! `lm-saes evaluate`: a saved dictionary on text, with the language model's loss.
+
+use super::train::{evaluation_json, load_settings, report_evaluation};
+use crate::{args::Evaluate, progress::Console};
+use anyhow::Result;
+use lm_saes::{runners, settings::EvaluateSettings};
+
+pub fn run(args: &Evaluate) -> Result<()> {
+    let mut settings: EvaluateSettings = load_settings(&args.settings)?;
+    if let Some(device) = &args.settings.device {
+        settings.device_type.clone_from(device);
+    }
+    let registry = lm_saes_backends::registry();
+    let (quality, downstream) = runners::evaluate(&settings, &registry, &mut Console::new())?;
+    if args.settings.json {
+        println!("{:#}", evaluation_json(&quality, &downstream));
+    } else {
+        report_evaluation(&quality, &downstream);
+    }
+    Ok(())
+}

@@ -1,0 +1,166 @@
+//! `lm-saes train`: plan or run a training job, and say how it went. The other commands share its reports.
+
+use crate::{
+    args::{SettingsArgs, Train},
+    print,
+    progress::Console,
+};
+use anyhow::Result;
+use lm_saes::{
+    runners::{self, Plan, Start, TrainReport},
+    settings::{self, TrainSettings},
+    training::{
+        Ended,
+        evaluate::{Downstream, Quality},
+    },
+};
+use serde_json::{Map, Value, json};
+
+pub fn run(args: &Train) -> Result<()> {
+    let mut settings: TrainSettings = load_settings(&args.settings)?;
+    if let Some(device) = &args.settings.device {
+        settings.device_type.clone_from(device);
+    }
+    let registry = lm_saes_backends::registry();
+    if args.plan {
+        let plan = runners::plan(&settings, &registry)?;
+        if args.settings.json { println!("{:#}", plan_json(&plan)) } else { show_plan(&plan) }
+        return Ok(());
+    }
+    let start = match (args.resume, args.overwrite) {
+        (true, _) => Start::Resume,
+        (_, true) => Start::Overwrite,
+        _ => Start::Fresh,
+    };
+    let report = runners::train(&settings, &registry, &mut Console::new(), start)?;
+    if args.settings.json {
+        println!("{:#}", run_json(&report));
+        return Ok(());
+    }
+    report_run(&report);
+    if let Some((quality, downstream)) = &report.evaluation {
+        report_evaluation(quality, downstream);
+    }
+    Ok(())
+}
+
+/// Reads a command's settings file with its overrides.
+pub fn load_settings<T: serde::de::DeserializeOwned>(args: &SettingsArgs) -> Result<T> {
+    Ok(settings::load(&args.file, &args.set)?)
+}
+
+/// Where a run ended and what it left.
+pub fn report_run(r: &TrainReport) {
+    if let Some(step) = r.resumed_from {
+        println!("continued from step {step}");
+    }
+    // Batches are equal but for the last, so steps divide the tokens between this process and earlier ones.
+    let share = (r.steps - r.resumed_from.unwrap_or(0)) as f64 / r.steps.max(1) as f64;
+    let rate = (share * r.tokens as f64 / r.elapsed.as_secs_f64().max(1e-9)) as u64;
+    println!(
+        "trained {} steps on {} tokens in {} ({} tokens/s, language model included)",
+        print::count(r.steps),
+        print::count(r.tokens),
+        print::duration(r.elapsed),
+        print::count(rate),
+    );
+    match r.ended {
+        Ended::Complete => println!("dictionary: {}", r.path.display()),
+        Ended::EndOfStream => println!(
+            "dictionary: {} (the text ended before the planned number of steps; --resume continues with more)",
+            r.path.display()
+        ),
+        Ended::Stopped => println!("stopped; --resume continues from the snapshot in {}", r.path.display()),
+    }
+}
+
+/// How good a dictionary is.
+pub fn report_evaluation(quality: &Quality, downstream: &Downstream) {
+    let value = |key: &str| quality.get(key).unwrap_or(f64::NAN);
+    println!(
+        "explained variance {:.4} · L0 {:.1} · features silent on these {} tokens {:.1} %",
+        value("metrics/explained_variance"),
+        value("metrics/l0"),
+        print::count(quality.tokens),
+        100.0 * quality.dead_share,
+    );
+    println!(
+        "model loss {:.4} → {:.4} with the reconstruction ({:.4} with zeros): {:.1} % recovered",
+        downstream.original,
+        downstream.reconstructed,
+        downstream.ablated,
+        100.0 * downstream.recovered(),
+    );
+}
+
+/// An evaluation by the reference system's keys.
+pub fn evaluation_json(quality: &Quality, downstream: &Downstream) -> Value {
+    let mut map: Map<String, Value> =
+        quality.values.iter().cloned().chain(downstream.values()).map(|(k, v)| (k, json!(v))).collect();
+    map.insert("tokens".into(), json!(quality.tokens));
+    map.insert("dead_share".into(), json!(quality.dead_share));
+    Value::Object(map)
+}
+
+fn run_json(r: &TrainReport) -> Value {
+    json!({
+        "ended": format!("{:?}", r.ended),
+        "steps": r.steps,
+        "tokens": r.tokens,
+        "seconds": r.elapsed.as_secs_f64(),
+        "resumed_from": r.resumed_from,
+        "path": r.path,
+        "evaluation": r.evaluation.as_ref().map(|(q, d)| evaluation_json(q, d)),
+    })
+}
+
+fn show_plan(plan: &Plan) {
+    println!(
+        "{} steps of {} tokens: {} tokens; {} features; device {}",
+        print::count(plan.schedules.total_steps),
+        print::count(plan.batch_rows as u64),
+        print::count(plan.tokens()),
+        print::count(plan.d_sae as u64),
+        plan.device,
+    );
+    println!("memory {}", print::bytes(plan.total_bytes() as u64));
+    for m in &plan.memory {
+        let certainty = if m.exact { "" } else { " (estimate)" };
+        println!("  {:<28}{:>12}{certainty}", m.what, print::bytes(m.bytes as u64));
+    }
+    println!("largest tensors");
+    for t in &plan.largest {
+        println!("  {:<28}{:>12}  {:?}", t.label, print::bytes(t.bytes as u64), t.shape);
+    }
+    if let Some(path) = &plan.model_path {
+        println!("language model: {}", path.display());
+    }
+    for obstacle in &plan.obstacles {
+        println!("to run this here: {obstacle}");
+    }
+}
+
+fn plan_json(plan: &Plan) -> Value {
+    let memory: Vec<Value> = plan
+        .memory
+        .iter()
+        .map(|m| json!({"what": m.what, "bytes": m.bytes, "exact": m.exact}))
+        .collect();
+    let largest: Vec<Value> = plan
+        .largest
+        .iter()
+        .map(|t| json!({"label": t.label, "shape": t.shape, "bytes": t.bytes}))
+        .collect();
+    json!({
+        "device": plan.device,
+        "steps": plan.schedules.total_steps,
+        "batch_rows": plan.batch_rows,
+        "tokens": plan.tokens(),
+        "d_sae": plan.d_sae,
+        "memory_bytes": plan.total_bytes(),
+        "memory": memory,
+        "largest": largest,
+        "model_path": plan.model_path,
+        "obstacles": plan.obstacles,
+    })
+}
