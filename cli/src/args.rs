@@ -59,7 +59,9 @@ pub struct SettingsArgs {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:\n  lm-saes train topk.toml --plan\n  lm-saes train topk.toml --set trainer.total_training_tokens=2000000\n  lm-saes train topk.toml --resume")]
+#[command(
+    after_help = "Examples:\n  lm-saes train topk.toml --plan\n  lm-saes train topk.toml --set trainer.total_training_tokens=2000000\n  lm-saes train topk.toml --resume"
+)]
 pub struct Train {
     #[command(flatten)]
     pub settings: SettingsArgs,

@@ -2,7 +2,7 @@
 
 use crate::print;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use lm_saes::training::{Observer, Progress, Record};
+use lm_saes::training::{Observer, Progress};
 use std::{
     io::IsTerminal,
     ops::ControlFlow,
@@ -74,8 +74,6 @@ impl Observer for Console {
         }
         ControlFlow::Continue(())
     }
-
-    fn record(&mut self, _record: &Record) {}
 
     fn snapshot(&mut self, path: &Path) {
         self.say(&format!("snapshot {}", path.display()));

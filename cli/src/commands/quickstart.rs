@@ -9,11 +9,7 @@ use lm_saes::{
     settings::{self, TrainSettings},
     training::Observer,
 };
-use std::{
-    fs,
-    io::{IsTerminal, Write},
-    path::Path,
-};
+use std::{fs, io::IsTerminal, path::Path};
 
 const MODEL: [(&str, &[u8]); 3] = [
     ("config.json", include_bytes!("../../assets/quickstart/config.json")),
@@ -86,9 +82,8 @@ fn write_files(args: &Quickstart) -> Result<()> {
         let text: String = lines.flat_map(|(_, l)| [l, "\n"]).collect();
         write(&format!("text/{name}.jsonl"), text.as_bytes())?;
     }
-    let settings = SETTINGS
-        .replace("{out}", &toml_text(&args.out))
-        .replace("{tokens}", &args.tokens.to_string());
+    let settings =
+        SETTINGS.replace("{out}", &toml_text(&args.out)).replace("{tokens}", &args.tokens.to_string());
     write("train.toml", settings.as_bytes())
 }
 

@@ -24,7 +24,11 @@ pub fn run(args: &Train) -> Result<()> {
     let registry = lm_saes_backends::registry();
     if args.plan {
         let plan = runners::plan(&settings, &registry)?;
-        if args.settings.json { println!("{:#}", plan_json(&plan)) } else { show_plan(&plan) }
+        if args.settings.json {
+            println!("{:#}", plan_json(&plan))
+        } else {
+            show_plan(&plan)
+        }
         return Ok(());
     }
     let start = match (args.resume, args.overwrite) {
@@ -141,16 +145,10 @@ fn show_plan(plan: &Plan) {
 }
 
 fn plan_json(plan: &Plan) -> Value {
-    let memory: Vec<Value> = plan
-        .memory
-        .iter()
-        .map(|m| json!({"what": m.what, "bytes": m.bytes, "exact": m.exact}))
-        .collect();
-    let largest: Vec<Value> = plan
-        .largest
-        .iter()
-        .map(|t| json!({"label": t.label, "shape": t.shape, "bytes": t.bytes}))
-        .collect();
+    let memory: Vec<Value> =
+        plan.memory.iter().map(|m| json!({"what": m.what, "bytes": m.bytes, "exact": m.exact})).collect();
+    let largest: Vec<Value> =
+        plan.largest.iter().map(|t| json!({"label": t.label, "shape": t.shape, "bytes": t.bytes})).collect();
     json!({
         "device": plan.device,
         "steps": plan.schedules.total_steps,
