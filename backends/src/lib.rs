@@ -3,6 +3,8 @@
 pub mod conformance;
 pub mod cpu;
 pub mod reference;
+pub mod shadow;
+pub mod traced;
 
 use lm_saes_runtime::Registry;
 
