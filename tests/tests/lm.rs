@@ -239,7 +239,8 @@ fn what_is_wrong_with_a_model_is_named_by_file_and_key_or_tensor() {
         change(&mut all);
         write(&file, &all, Precision::F32, &[]).unwrap();
     };
-    let cases: [(&dyn Fn(&Path), &[&str]); 9] = [
+    type Spoiled<'a> = (&'a dyn Fn(&Path), &'a [&'a str]);
+    let cases: [Spoiled<'_>; 9] = [
         (&|d| set_config(d, "model_type", json!("rwkv")), &["rwkv", "gpt_neox", "llama", "gpt2"]),
         (&|d| set_config(d, "hidden_size", Value::Null), &["config.json", "hidden_size", "missing"]),
         (&|d| set_config(d, "num_attention_heads", json!(-4)), &["num_attention_heads", "-4"]),

@@ -180,10 +180,11 @@ impl<'a> Config<'a> {
         if a.d_head == 0 {
             return bad(format!("{} heads in a model of width {}", a.n_heads, a.d_model));
         }
-        if let Positions::Rotary(tables) = &a.positions {
-            if let Some(t) = tables.iter().find(|t| t.dim == 0 || t.dim > a.d_head || t.dim % 2 == 1) {
-                return bad(format!("{} rotary coordinates of {} a head", t.dim, a.d_head));
-            }
+        let wrong = |t: &&Rotary| t.dim == 0 || t.dim > a.d_head || t.dim % 2 == 1;
+        if let Positions::Rotary(tables) = &a.positions
+            && let Some(t) = tables.iter().find(wrong)
+        {
+            return bad(format!("{} rotary coordinates of {} a head", t.dim, a.d_head));
         }
         Ok(())
     }
