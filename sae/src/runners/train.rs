@@ -4,7 +4,7 @@ use super::workbench::{Workbench, load_pretrained};
 use crate::{
     Error, Result,
     dictionary::{Dictionary, build, checkpoint},
-    settings::{DictionaryChoice, PretrainedSettings, TrainSettings, required_model},
+    settings::{DictionaryChoice, NormActivation, PretrainedSettings, TrainSettings, required_model},
     training::{
         Ended, Fit, LiveSource, Observer, Replay, Trainer,
         evaluate::{self, Downstream, Quality},
@@ -18,7 +18,7 @@ use crate::{
 use lm_saes_runtime::{Queue, Registry};
 use serde_json::{Map, Value, json};
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -110,10 +110,6 @@ pub fn train_on(
         trainer.restore(q, &mut source, &identity, dir)?;
     }
     let resumed_from = resume.is_some().then(|| trainer.steps());
-    let mut trackers: Vec<Box<dyn Tracker>> = vec![
-        Box::new(JsonLines::new(root.join("metrics.jsonl"))),
-        Box::new(TensorBoard::new(root.join("tensorboard"))),
-    ];
     observer.phase("training");
     let began = Instant::now();
     let (lm, start_of_text) = (&bench.lm, eval_tokens.as_ref().map(|t| t.cursor()));
@@ -126,7 +122,7 @@ pub fn train_on(
         q,
         Fit {
             source: &mut source,
-            trackers: &mut trackers,
+            trackers: &mut trackers(&root),
             observer,
             evaluate: if settings.eval { Some(&mut measure) } else { None },
             identity: &identity,
@@ -140,24 +136,46 @@ pub fn train_on(
     }
     drop(source);
     let mut dictionary = trainer.into_dictionary();
-    let mut evaluation = None;
-    if ended != Ended::Stopped {
-        if settings.eval {
-            observer.phase("evaluating");
-            evaluation = Some(assess(bench, &mut *dictionary, AFTER, AFTER)?);
-        }
-        if settings.fold_activation_scale {
-            dictionary.fold(&mut bench.q)?;
-        }
-        let extras = extras(bench, settings, steps, tokens)?;
-        let dtype = dictionary.settings().dtype();
-        checkpoint::save(&mut bench.q, &*dictionary, &root, dtype, &extras)?;
-    }
+    let evaluation = match ended {
+        Ended::Stopped => None,
+        _ => finish(bench, settings, &mut *dictionary, (steps, tokens), observer)?,
+    };
     if ended == Ended::Complete {
         snapshot::clear(&root)?;
     }
     let path = root;
     Ok(TrainReport { ended, steps, tokens, elapsed, resumed_from, best_norm, evaluation, path, dictionary })
+}
+
+fn trackers(root: &Path) -> Vec<Box<dyn Tracker>> {
+    vec![
+        Box::new(JsonLines::new(root.join("metrics.jsonl"))),
+        Box::new(TensorBoard::new(root.join("tensorboard"))),
+    ]
+}
+
+/// Evaluates if asked to, folds if asked to, and writes the final checkpoint.
+fn finish(
+    bench: &mut Workbench,
+    settings: &TrainSettings,
+    dictionary: &mut dyn Dictionary,
+    (steps, tokens): (u64, u64),
+    observer: &mut dyn Observer,
+) -> Result<Option<(Quality, Downstream)>> {
+    let mut evaluation = None;
+    if settings.eval {
+        observer.phase("evaluating");
+        evaluation = Some(assess(bench, dictionary, AFTER, AFTER)?);
+    }
+    // The other modes have no constant scale; a default setting must not cost the result of a long run.
+    let foldable = dictionary.settings().norm_activation() == NormActivation::DatasetWise;
+    if settings.fold_activation_scale && foldable {
+        dictionary.fold(&mut bench.q)?;
+    }
+    let extras = extras(bench, settings, steps, tokens);
+    let dtype = dictionary.settings().dtype();
+    checkpoint::save(&mut bench.q, dictionary, &settings.trainer.exp_result_path, dtype, &extras)?;
+    Ok(evaluation)
 }
 
 /// Quality on `tokens` tokens and the model's loss on `downstream` of them, from the beginning of the workbench's text.
@@ -235,12 +253,7 @@ fn identity(settings: &TrainSettings, dictionary: &dyn Dictionary) -> Value {
 }
 
 /// What a checkpoint records beside the dictionary's own settings: how its activations were made.
-fn extras(
-    bench: &Workbench,
-    settings: &TrainSettings,
-    steps: u64,
-    tokens: u64,
-) -> Result<Map<String, Value>> {
+fn extras(bench: &Workbench, settings: &TrainSettings, steps: u64, tokens: u64) -> Map<String, Value> {
     let mut map = Map::new();
     let mut put = |key: &str, value: Value| map.insert(key.into(), value);
     put("model_name", json!(settings.model_name.as_deref().unwrap_or(bench.lm.name())));
@@ -249,5 +262,5 @@ fn extras(
     put("sae_name", json!(settings.sae_name));
     put("sae_series", json!(settings.sae_series));
     put("trained", json!({"steps": steps, "tokens": tokens}));
-    Ok(map)
+    map
 }

@@ -53,7 +53,8 @@ pub struct TrainSettings {
     /// Device of the whole run: `cpu`, `cuda:1`, `npu:0`, or `auto`, the most capable there is.
     #[serde(default = "auto")]
     pub device_type: String,
-    /// Rewrite the final weights to take and give raw activations.
+    /// Rewrite the final weights to take and give raw activations, where the scale is dataset-wise; other modes have no constant
+    /// scale and stay as they are.
     #[serde(default = "yes")]
     pub fold_activation_scale: bool,
 }

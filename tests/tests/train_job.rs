@@ -1,0 +1,334 @@
+//! Whole training and evaluation jobs on a tiny language model: what they leave on disk, what they refuse, and a real
+//! `kill -9` in the middle followed by a resume that ends with the same file.
+
+use lm_saes::{
+    dictionary::{
+        build,
+        checkpoint::{self, LoadOptions},
+    },
+    runners::{self, Start, Workbench},
+    settings::{EvaluateSettings, TrainSettings, from_tree},
+    tensorfile::TensorFile,
+    training::{Ended, Observer, Progress, Silent, evaluate, snapshot},
+};
+use lm_saes_backends::registry;
+use serde_json::{Value, json};
+use std::{
+    fmt::Write as _,
+    fs,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread::sleep,
+    time::Duration,
+};
+
+const HOOK: &str = "blocks.0.hook_resid_post";
+const D_MODEL: usize = 48;
+
+/// The committed model with a tokenizer of the words `w2` … `w191`, and `lines` lines of text.
+fn world(dir: &Path, lines: usize) {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/lm/llama_gqa/model");
+    let model = dir.join("model");
+    fs::create_dir_all(&model).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(from.join(file), model.join(file)).unwrap();
+    }
+    let mut vocab = serde_json::Map::new();
+    vocab.insert("<s>".into(), 0.into());
+    vocab.insert("</s>".into(), 1.into());
+    vocab.extend((2..192).map(|i| (format!("w{i}"), i.into())));
+    let special = |id: u32, content: &str| {
+        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+               "normalized": false, "special": true})
+    };
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": [special(0, "<s>"), special(1, "</s>")],
+        "normalizer": null, "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "</s>"},
+    });
+    fs::write(model.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let special = r#"{"bos_token": "<s>", "eos_token": "</s>"}"#;
+    fs::write(model.join("tokenizer_config.json"), special).unwrap();
+    let mut text = String::new();
+    for line in 0..lines {
+        let words: Vec<String> = (0..8 + line * 5 % 23)
+            .map(|i| format!("w{}", 2 + (line * 31 + i * 17 + i * line % 13) % 190))
+            .collect();
+        writeln!(text, "{}", words.join(" ")).unwrap();
+    }
+    fs::write(dir.join("text.txt"), text).unwrap();
+}
+
+/// Settings of a job in `dir` that writes to `dir/<result>`; `more` overrides by dotted key.
+fn tree(dir: &Path, result: &str, more: &[&str]) -> Value {
+    let mut tree = json!({
+        "sae_name": "tiny", "sae_series": "test", "model_name": "tiny-llama", "device_type": "cpu", "eval": true,
+        "sae": {"sae_type": "sae", "hook_point_in": HOOK, "hook_point_out": HOOK, "d_model": D_MODEL,
+                "expansion_factor": 4, "act_fn": "topk", "top_k": 8},
+        "initializer": {"grid_search_init_norm": true},
+        "trainer": {"lr": 2e-3, "initial_k": 8, "lr_warm_up_steps": 10, "total_training_tokens": 6400,
+                    "log_frequency": 20, "eval_frequency": 50, "n_checkpoints": 3, "check_point_save_mode": "linear",
+                    "snapshot_frequency": 10, "exp_result_path": dir.join(result)},
+        "model": {"model_name": "tiny-llama", "model_from_pretrained_path": dir.join("model")},
+        "datasets": {"text": {"dataset_name_or_path": dir.join("text.txt"), "sample_by": "line"}},
+        "activation_factory": {
+            "sources": [{"type": "dataset", "name": "text", "repeat": true}], "target": "activations-1d",
+            "hook_points": [HOOK], "batch_size": 64, "buffer_size": 256, "context_size": 24,
+            "model_batch_size": 4, "buffer_shuffle": {"perm_seed": 3},
+        },
+    });
+    more.iter().for_each(|o| lm_saes::settings::apply_override(&mut tree, o).unwrap());
+    tree
+}
+
+fn settings(dir: &Path, result: &str, more: &[&str]) -> TrainSettings {
+    from_tree(&tree(dir, result, more)).unwrap()
+}
+
+fn train(s: &TrainSettings, start: Start) -> lm_saes::Result<runners::TrainReport> {
+    runners::train(s, &registry(), &mut Silent, start)
+}
+
+fn refusal(s: &TrainSettings) -> String {
+    train(s, Start::Fresh).err().expect("the job should be refused").to_string()
+}
+
+#[test]
+fn a_job_leaves_a_folded_dictionary_that_evaluates_like_the_one_in_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path(), 60);
+    let s = settings(dir.path(), "out", &[]);
+    let report = train(&s, Start::Fresh).unwrap();
+    assert_eq!((report.ended, report.steps), (Ended::Complete, 100));
+    let (quality, loss) = report.evaluation.unwrap();
+    let ev = quality.get("metrics/explained_variance").unwrap();
+    assert!(ev > 0.5 && quality.get("metrics/l0").unwrap() <= 8.0, "{quality:?}");
+    assert!(loss.original.is_finite() && loss.recovered().is_finite(), "{loss:?}");
+
+    let out = dir.path().join("out");
+    let config: Value = serde_json::from_str(&fs::read_to_string(out.join("config.json")).unwrap()).unwrap();
+    assert_eq!(config["norm_activation"], "inference");
+    assert_eq!(config["lm_saes"]["token_policy"]["context_size"], 24);
+    assert_eq!(config["lm_saes"]["model_name"], "tiny-llama");
+    assert_eq!(config["lm_saes"]["dtype"], "torch.float32");
+    let log = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    let steps: Vec<u64> =
+        log.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()["step"].as_u64().unwrap()).collect();
+    assert_eq!(steps, [20, 40, 50, 60, 80, 100]);
+    assert!(log.lines().last().unwrap().contains("metrics/downstream_loss_recovered"));
+    assert!(
+        out.join("checkpoints/33.safetensors").is_file() && out.join("checkpoints/66.safetensors").is_file()
+    );
+    // The run is over: nothing to resume.
+    assert!(snapshot::latest(&out).unwrap().is_none());
+
+    let mut e = tree(dir.path(), "out", &[]);
+    for key in ["initializer", "trainer", "sae_name", "sae_series"] {
+        e.as_object_mut().unwrap().remove(key);
+    }
+    e["sae"] = json!({"pretrained_name_or_path": out});
+    e["eval"] = json!({"total_eval_tokens": 65_536, "downstream_tokens": 65_536});
+    let e: EvaluateSettings = from_tree(&e).unwrap();
+    let (again, loss_again) = runners::evaluate(&e, &registry(), &mut Silent).unwrap();
+    for key in ["metrics/explained_variance", "metrics/l0"] {
+        let (a, b) = (quality.get(key).unwrap(), again.get(key).unwrap());
+        assert!((a - b).abs() < 1e-4 * a.abs(), "{key}: {a} and {b}");
+    }
+    assert!((loss.reconstructed - loss_again.reconstructed).abs() < 1e-4, "{loss:?} {loss_again:?}");
+}
+
+#[test]
+fn a_transcoder_job_replaces_the_output_from_the_input() {
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path(), 60);
+    let hooks = ["blocks.0.ln2.hook_normalized", "blocks.0.hook_mlp_out"];
+    let s = settings(
+        dir.path(),
+        "out",
+        &[
+            &format!("sae.hook_point_in={}", hooks[0]),
+            &format!("sae.hook_point_out={}", hooks[1]),
+            &format!("activation_factory.hook_points={hooks:?}"),
+            "initializer.init_encoder_with_decoder_transpose=false",
+        ],
+    );
+    let (quality, loss) = train(&s, Start::Fresh).unwrap().evaluation.unwrap();
+    let log = fs::read_to_string(dir.path().join("out/metrics.jsonl")).unwrap();
+    let first: Value = serde_json::from_str(log.lines().next().unwrap()).unwrap();
+    let (from, to) = (&first["losses/mse_loss"], quality.get("losses/mse_loss").unwrap());
+    assert!(to < 0.8 * from.as_f64().unwrap(), "from {from} to {to}");
+    assert!(loss.original != loss.ablated && loss.reconstructed.is_finite(), "{loss:?}");
+}
+
+#[test]
+fn a_dictionary_that_reconstructs_exactly_recovers_all_of_the_loss() {
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path(), 60);
+    for norm in ["inference", "token-wise"] {
+        let s = settings(dir.path(), "out", &[]);
+        let model = s.model.as_ref().unwrap();
+        let mut bench =
+            Workbench::open(&registry(), "cpu", model, &s.activation_factory, &s.datasets, &mut Silent)
+                .unwrap();
+        let sae = json!({"sae_type": "sae", "hook_point_in": HOOK, "hook_point_out": HOOK, "d_model": D_MODEL,
+                         "expansion_factor": 2, "act_fn": "relu", "norm_activation": norm});
+        let mut sae = build(&mut bench.q, &from_tree(&sae).unwrap()).unwrap();
+        // x = relu(x) − relu(−x)
+        let signs: Vec<f32> = (0..2 * D_MODEL * D_MODEL)
+            .map(|i| match (i / D_MODEL, i % D_MODEL) {
+                (row, col) if row == col => 1.0,
+                (row, col) if row == col + D_MODEL => -1.0,
+                _ => 0.0,
+            })
+            .collect();
+        for p in sae.params_mut().into_iter().filter(|p| p.name.starts_with('W')) {
+            bench.q.upload(&signs, &mut p.value).unwrap();
+        }
+        // Fewer rows than a model batch has, so that blocks are used.
+        let _memory = evaluate::plan_inference(&mut bench.q, &mut *sae, 40).unwrap();
+        let mut text = bench.tokens().unwrap();
+        let loss = evaluate::downstream(&mut bench.q, &bench.lm, &mut *sae, &mut text, 40, 500).unwrap();
+        assert!((loss.reconstructed - loss.original).abs() < 1e-5, "{norm}: {loss:?}");
+        assert!((loss.ablated - loss.original).abs() > 1e-3, "{norm}: {loss:?}");
+        assert!((loss.recovered() - 1.0).abs() < 1e-2, "{norm}: {loss:?}");
+    }
+}
+
+#[test]
+fn a_job_whose_scale_cannot_be_folded_keeps_its_mode() {
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path(), 60);
+    let s = settings(dir.path(), "out", &["sae.norm_activation=token-wise", "eval=false"]);
+    train(&s, Start::Fresh).unwrap();
+    let config = fs::read_to_string(dir.path().join("out/config.json")).unwrap();
+    assert!(config.contains("token-wise"), "{config}");
+}
+
+#[test]
+fn data_that_ends_early_still_gives_a_final_dictionary_and_can_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path(), 100);
+    let s = settings(dir.path(), "out", &["activation_factory.sources.0.repeat=false", "eval=false"]);
+    let report = train(&s, Start::Fresh).unwrap();
+    assert_eq!(report.ended, Ended::EndOfStream);
+    assert!(report.steps > 10 && report.steps < 100, "{}", report.steps);
+    assert!(dir.path().join("out/sae_weights.safetensors").is_file());
+    let last = snapshot::latest(&dir.path().join("out")).unwrap().unwrap();
+    assert!(last.ends_with(format!("step_{}", report.steps)));
+    // Further data: the stream starts at its beginning, everything else goes on.
+    fs::write(dir.path().join("text2.txt"), fs::read(dir.path().join("text.txt")).unwrap()).unwrap();
+    let more = format!("datasets.text.dataset_name_or_path={:?}", dir.path().join("text2.txt"));
+    let s = settings(dir.path(), "out", &["eval=false", &more]);
+    let report = train(&s, Start::Resume).unwrap();
+    assert_eq!((report.ended, report.steps), (Ended::Complete, 100));
+}
+
+#[test]
+fn an_unfinished_run_is_not_thrown_away_by_accident() {
+    struct Stop;
+    impl Observer for Stop {
+        fn step(&mut self, p: &Progress) -> ControlFlow<()> {
+            if p.step == 5 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path(), 60);
+    let s = settings(dir.path(), "out", &["eval=false"]);
+    let stopped = runners::train(&s, &registry(), &mut Stop, Start::Fresh).unwrap();
+    assert_eq!(stopped.ended, Ended::Stopped);
+    let e = refusal(&s);
+    assert!(e.contains("trainer.exp_result_path") && e.contains("step_5") && e.contains("--resume"), "{e}");
+    assert_eq!(train(&s, Start::Resume).unwrap().resumed_from, Some(5));
+    assert_eq!(train(&s, Start::Overwrite).unwrap().resumed_from, None);
+}
+
+#[test]
+fn wrong_settings_are_refused_before_anything_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path(), 60);
+    let hook = r#"activation_factory.hook_points=["blocks.7.hook_resid_post"]"#;
+    let cases: [(&[&str], &[&str]); 9] = [
+        (&[hook], &["blocks.7.hook_resid_post", "hook_resid_mid"]),
+        (&["sae.d_model=40"], &["sae.d_model", "48 wide"]),
+        (&["sae.hook_point_in=blocks.1.hook_resid_post"], &["activation_factory.hook_points", "blocks.1"]),
+        (&["device_type=tpu"], &["device_type", "--device", "cpu:0"]),
+        (&["datasets.text.dataset_name_or_path=/nowhere"], &["/nowhere"]),
+        (&["model.model_from_pretrained_path=/nowhere"], &["model.model_from_pretrained_path"]),
+        (&["model=null"], &["[model]"]),
+        (&["data_parallel_size=2"], &["data_parallel_size"]),
+        (&["trainer.total_training_tokens=10"], &["trainer.total_training_tokens", "64"]),
+    ];
+    for (more, parts) in cases {
+        let e = refusal(&settings(dir.path(), "out", more));
+        assert!(parts.iter().all(|p| e.contains(p)), "{more:?}: {e}");
+        assert!(!dir.path().join("out").exists(), "{more:?} wrote something");
+    }
+}
+
+#[test]
+fn the_published_example_is_planned_without_its_device_model_or_data() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sae/src/settings/fixtures/pythia_topk.toml");
+    let s: TrainSettings = lm_saes::settings::load(&file, &[]).unwrap();
+    let plan = runners::plan(&s, &registry()).unwrap();
+    assert_eq!((plan.schedules.total_steps, plan.d_sae, plan.batch_rows), (195_312, 6144, 4096));
+    assert_eq!(plan.schedules.k.as_ref().unwrap().warm_up, 19_531);
+    let of = |what: &str| plan.memory.iter().find(|m| m.what.contains(what)).unwrap().bytes;
+    assert_eq!(of("parameters"), 4 * (2 * 768 * 6144 + 6144 + 768));
+    assert!(of("moments") >= 2 * of("parameters") && of("moments") < 2 * of("parameters") + 100_000);
+    assert!(plan.total_bytes() > of("step"));
+    assert_eq!(plan.largest[0].bytes, 4 * 768 * 6144);
+    for part in ["cuda", "EleutherAI/pythia-160m", "Hzfinfdu/SlimPajama-3B"] {
+        assert!(plan.obstacles.iter().any(|o| o.contains(part)), "{part}: {:?}", plan.obstacles);
+    }
+}
+
+/// The child of the test below: trains in the folder named by the environment until done or killed.
+#[test]
+fn child_that_is_killed() {
+    let Some(dir) = std::env::var_os("LM_SAES_TEST_CHILD").map(PathBuf::from) else { return };
+    let report = train(&settings(&dir, "out", &["eval=false"]), Start::Resume).unwrap();
+    assert_eq!(report.steps, 100);
+}
+
+fn child(dir: &Path) -> Command {
+    let mut c = Command::new(std::env::current_exe().unwrap());
+    c.args(["--exact", "child_that_is_killed"]).env("LM_SAES_TEST_CHILD", dir);
+    c.stdout(Stdio::null()).stderr(Stdio::null());
+    c
+}
+
+#[test]
+fn killed_at_any_instant_and_resumed_the_final_weights_are_the_same_file() {
+    let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for dir in [&whole, &cut] {
+        world(dir.path(), 60);
+    }
+    assert!(child(whole.path()).status().unwrap().success());
+    let mut kills = 0;
+    for round in 1..200u64 {
+        let mut running = child(cut.path()).spawn().unwrap();
+        // Later and later, so that kills fall into loading, initialising, steps and snapshots, and the run gets through.
+        sleep(Duration::from_millis(20 + 7 * round));
+        if running.try_wait().unwrap().is_some_and(|status| status.success()) {
+            break;
+        }
+        running.kill().unwrap();
+        running.wait().unwrap();
+        kills += 1;
+    }
+    assert!(kills >= 3, "only {kills} kills hit a running child");
+    let (a, b) = (whole.path().join("out"), cut.path().join("out"));
+    let (want, got) = (weights(&a), weights(&b));
+    assert!(want == got, "weights differ after {kills} kills");
+    let log = |dir: &Path| fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
+    assert_eq!(log(&a), log(&b));
+}
+
+fn weights(dir: &Path) -> Vec<(String, Vec<f32>)> {
+    let file = TensorFile::open(dir.join(checkpoint::WEIGHTS)).unwrap();
+    let mut q = lm_saes_tests::queue();
+    checkpoint::load(&mut q, dir, LoadOptions { strict: true, fold: false }).unwrap();
+    file.list().into_iter().map(|t| (t.name.clone(), file.f32(&t.name).unwrap().1)).collect()
+}
