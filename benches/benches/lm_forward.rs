@@ -6,6 +6,7 @@ use criterion::{Criterion, Throughput};
 use lm_saes::lm::{Lm, Run, Tokens, WeightSource};
 use lm_saes::settings::LanguageModelSettings;
 use lm_saes_backends::registry;
+use lm_saes_benches::{median, timed};
 use lm_saes_runtime::Queue;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -93,13 +94,23 @@ fn main() {
     let ids: Vec<u32> = (0..BATCH * LEN).map(|i| (i * 7919 % VOCAB) as u32).collect();
     let tokens = Tokens { ids: &ids, batch: BATCH, len: LEN, mask: None };
 
+    let mut forward =
+        || lm.run(&mut q, &tokens, Run { capture: &[HOOK], edit: None, logits: false }).expect("a forward");
+    forward();
+    let threads = rayon::current_num_threads() as f64;
+    let rates: Vec<(f64, f64)> = (0..5).map(|_| timed(|| drop(forward()))).collect();
+    let rate = |seconds: Vec<f64>| (BATCH * LEN) as f64 / median(seconds);
+    println!(
+        "median of 5: {:.0} tokens/s by wall clock, {:.0} by processor time on {threads} threads",
+        rate(rates.iter().map(|r| r.0).collect()),
+        rate(rates.iter().map(|r| r.1 / threads).collect()),
+    );
+
     let mut criterion = Criterion::default().sample_size(10).configure_from_args();
     let mut group = criterion.benchmark_group("pythia-160m shape");
     group.throughput(Throughput::Elements((BATCH * LEN) as u64));
     group.bench_function("forward to layer 6, 16 x 256", |b| {
-        b.iter(|| {
-            lm.run(&mut q, &tokens, Run { capture: &[HOOK], edit: None, logits: false }).expect("a forward")
-        });
+        b.iter(&mut forward);
     });
     group.finish();
     criterion.final_summary();
