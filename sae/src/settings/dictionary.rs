@@ -134,15 +134,17 @@ impl SaeSettings {
         if self.d_model == 0 {
             return Err(Error::setting("d_model", "must be at least 1"));
         }
-        if !(self.expansion_factor > 0.0) || self.d_sae() == 0 || self.d_sae() >= u32::MAX as usize {
+        // A NaN or negative factor truncates to 0 features.
+        if self.d_sae() == 0 || self.d_sae() >= u32::MAX as usize {
             let what = format!("{} gives {} features", self.expansion_factor, self.d_sae());
             return Err(Error::setting("expansion_factor", what));
         }
         if self.act_fn.has_k() && self.top_k == 0 {
             return Err(Error::setting("top_k", "must be at least 1 with topk and batchtopk"));
         }
-        if self.act_fn == ActFn::JumpRelu && !(self.jumprelu_threshold_window > 0.0) {
-            let what = format!("must be positive, got {}", self.jumprelu_threshold_window);
+        let window = self.jumprelu_threshold_window;
+        if self.act_fn == ActFn::JumpRelu && (window.is_nan() || window <= 0.0) {
+            let what = format!("must be positive, got {window}");
             return Err(Error::setting("jumprelu_threshold_window", what));
         }
         Ok(())

@@ -13,10 +13,10 @@ use crate::{
     Result,
     dictionary::{Coefficients, DeadFeatures, StepInput},
     settings::SaeSettings,
-    training::LossSettings,
+    training::{LossSettings, SparsityLoss},
 };
 use lm_saes_runtime::{
-    CompactArgs, GemmOpts, MapKind, Queue, ReduceKind, Select, ThresholdPenaltyArgs, View,
+    CompactArgs, GemmOpts, MapKind, Queue, ReduceKind, Select, ThresholdPenaltyArgs, View, ViewMut,
 };
 use std::ops::Range;
 
@@ -87,7 +87,7 @@ impl Sae {
         for r in blocks(rows, *block) {
             let mut tanh = spare.rows_mut(0..r.len());
             let beta = if r.start == 0 { 0.0 } else { 1.0 };
-            q.penalty_dense(f.rows_view(r), loss::tanh_value(settings, norms), None, tanh.reborrow())?;
+            q.penalty_dense(f.rows_view(r), loss::tanh_value(settings, norms.view()), None, tanh.reborrow())?;
             q.reduce_rows(ReduceKind::Sum, tanh.as_view(), None, &mut *quad, beta)?;
         }
         loss::quad_gain(q, t, settings, l1, rows)
@@ -141,6 +141,25 @@ fn forward_block(
     Ok(q.gemm(f.as_view(), &p.w_d.value, y_hat.rows_mut(r), decode)?)
 }
 
+/// Rows `r` of a batch on their way back: pre-activations and activations `[B, S]`, norms and thresholds `[1, S]`.
+struct Block<'a> {
+    r: Range<usize>,
+    h: View<'a>,
+    f: View<'a>,
+    norms: View<'a>,
+    theta: Option<View<'a>>,
+    step: &'a Step<'a>,
+}
+
+impl Block<'_> {
+    fn rows(&self) -> usize {
+        self.r.len()
+    }
+    fn gated(&self) -> bool {
+        self.step.cfg.sparsity_include_decoder_norm
+    }
+}
+
 /// Errors and gradients of rows `r`, whose pre-activations are in `w.h`. The first block overwrites gradients, later ones add.
 fn backward_block(
     q: &mut Queue,
@@ -150,80 +169,95 @@ fn backward_block(
     r: Range<usize>,
 ) -> Result<()> {
     let beta = if r.start == 0 { 0.0 } else { 1.0 };
-    let n = r.len();
     let Work { codes: Store::Dense(f), h, gate, y_hat, norms, theta, train: Some(t), .. } = w else {
         return Err(mixed_up());
     };
-    let (h, f, x) = (h.rows_view(0..n), f.rows_view(r.clone()), step.input.inputs[0].slice_rows(r.clone()));
+    let (h, f) = (h.rows_view(0..r.len()), f.rows_view(r.clone()));
     let theta = theta.as_ref().map(|t| t.view());
-    let window = step.cfg.jumprelu_threshold_window;
+    let b = Block { r: r.clone(), h, f, norms: norms.view(), theta, step };
     loss::error(q, t, y_hat, step.input.labels[0], r.clone())?;
     let with_aux = (step.parts.dead > 0).then_some(step.c.auxk);
     if with_aux.is_some() {
         forward_dead(q, p, t, h, theta, r.clone())?;
     }
-    let detached = step.settings.auxk_detached;
-    loss::error_grad(q, t, step.input.weight, with_aux, detached, r.clone())?;
+    loss::error_grad(q, t, step.input.weight, with_aux, step.settings.auxk_detached, r.clone())?;
 
-    let Train {
-        path: Path::Dense { df, dh, spare },
-        dy,
-        aux,
-        dn,
-        dtheta,
-        lp_weight,
-        row_lp,
-        row_penalty,
-        penalty_weight,
-        quad_gain,
-        ..
-    } = &mut *t
+    let Train { path: Path::Dense { df, .. }, dy, .. } = &mut *t else { return Err(mixed_up()) };
+    decoder_grads(q, p, f, dy.rows_view(r.clone()), df.rows_mut(0..b.rows()), beta)?;
+    if let Some(kind) = step.parts.sparsity {
+        penalise(q, t, &b, kind)?;
+    }
+    through_gate(q, t, &b)?;
+    if with_aux.is_some() {
+        dead_grads(q, p, t, &b)?;
+    }
+    let Train { path: Path::Dense { dh, spare, .. }, .. } = &mut *t else { return Err(mixed_up()) };
+    let x = step.input.inputs[0].slice_rows(r);
+    dense_grads(q, p, x, dh.rows_view(0..b.rows()), gate, spare.rows_mut(0..b.rows()), beta)
+}
+
+/// `df = dy·W_Dᵀ` (`=`), `dW_D = beta·old + fᵀ·dy`.
+fn decoder_grads(
+    q: &mut Queue,
+    p: &mut Params,
+    f: View<'_>,
+    dy: View<'_>,
+    df: ViewMut<'_>,
+    beta: f32,
+) -> Result<()> {
+    q.gemm(dy, &p.w_d.value, df, GemmOpts { tb: true, ..Default::default() })?;
+    Ok(q.gemm(f, dy, grad(&mut p.w_d)?, GemmOpts { ta: true, beta, ..Default::default() })?)
+}
+
+/// Sparsity penalty on `u = f·n`: adds `du·n` to df and `Σ du·f` to dn. dh is overwritten.
+fn penalise(q: &mut Queue, t: &mut Train, b: &Block<'_>, kind: SparsityLoss) -> Result<()> {
+    let Train { path: Path::Dense { df, dh, spare }, dn, row_penalty, penalty_weight, quad_gain, .. } = t
     else {
         return Err(mixed_up());
     };
-    let dy = dy.rows_view(r.clone());
-    // df = dy·W_Dᵀ, dW_D = fᵀ·dy
-    let transposed = GemmOpts { tb: true, ..Default::default() };
-    let outer = |beta| GemmOpts { ta: true, beta, ..Default::default() };
-    q.gemm(dy, &p.w_d.value, df.rows_mut(0..n), transposed)?;
-    q.gemm(f, dy, grad(&mut p.w_d)?, outer(beta))?;
-    if let Some(kind) = step.parts.sparsity {
-        let args = loss::penalty_args(step.settings, kind, norms, penalty_weight, quad_gain, r.clone());
-        let out = Some(row_penalty.rows_mut(r.clone()));
-        let (mut du, mut product) = (spare.rows_mut(0..n), dh.rows_mut(0..n));
-        q.penalty_dense(f, args, out, du.reborrow())?;
-        q.zip(MapKind::Mul, du.as_view(), f, 1.0, 0.0, product.reborrow())?;
-        q.reduce_rows(ReduceKind::Sum, product.as_view(), None, &mut *dn, 1.0)?;
-        q.zip_in_place(MapKind::Mul, &*norms, 1.0, 0.0, du.reborrow())?;
-        q.zip_in_place(MapKind::Add, du.as_view(), 1.0, 1.0, df.rows_mut(0..n))?;
-    }
-    let scale = (theta.is_some() && step.cfg.sparsity_include_decoder_norm).then(|| norms.view());
-    let jump = theta.map(|theta| (theta, window, dtheta.view_mut()));
-    q.gate_grad(h, scale, jump, df.rows_view(0..n), dh.rows_mut(0..n))?;
-    if let (true, Some(theta)) = (step.parts.lp, theta) {
-        q.threshold_penalty(ThresholdPenaltyArgs {
-            x: h,
-            scale: Some(norms.view()),
-            theta,
-            weight: lp_weight.rows_view(r.clone()),
-            gated: step.settings.lp_gated && step.cfg.sparsity_include_decoder_norm,
-            out: row_lp.rows_mut(r.clone()),
-            dx: Some(dh.rows_mut(0..n)),
-            dtheta: Some(dtheta.view_mut()),
-            dn: Some(dn.view_mut()),
-        })?;
-    }
-    if let (Some(_), Some(Aux { codes: Store::Dense(f_dead), e_hat, scale: Some(scale), .. })) =
-        (with_aux, aux)
-    {
-        let de = e_hat.rows_view(r);
-        q.gemm(de, &p.w_d.value, df.rows_mut(0..n), transposed)?;
-        q.gemm(f_dead.rows_view(0..n), de, grad(&mut p.w_d)?, outer(1.0))?;
-        let jump = theta.map(|theta| (theta, window, dtheta.view_mut()));
-        q.gate_grad(h, Some(scale.view()), jump, df.rows_view(0..n), spare.rows_mut(0..n))?;
-        q.zip_in_place(MapKind::Add, spare.rows_view(0..n), 1.0, 1.0, dh.rows_mut(0..n))?;
-    }
-    dense_grads(q, p, x, dh.rows_view(0..n), gate, spare.rows_mut(0..n), beta)
+    let args = loss::penalty_args(b.step.settings, kind, b.norms, penalty_weight, quad_gain, b.r.clone());
+    let (mut du, mut product) = (spare.rows_mut(0..b.rows()), dh.rows_mut(0..b.rows()));
+    q.penalty_dense(b.f, args, Some(row_penalty.rows_mut(b.r.clone())), du.reborrow())?;
+    q.zip(MapKind::Mul, du.as_view(), b.f, 1.0, 0.0, product.reborrow())?;
+    q.reduce_rows(ReduceKind::Sum, product.as_view(), None, dn, 1.0)?;
+    q.zip_in_place(MapKind::Mul, b.norms, 1.0, 0.0, du.reborrow())?;
+    Ok(q.zip_in_place(MapKind::Add, du.as_view(), 1.0, 1.0, df.rows_mut(0..b.rows()))?)
+}
+
+/// `dh` from df (`=`), dθ (`+=`), and what the threshold penalty adds to both and to dn.
+fn through_gate(q: &mut Queue, t: &mut Train, b: &Block<'_>) -> Result<()> {
+    let Train { path: Path::Dense { df, dh, .. }, dn, dtheta, lp_weight, row_lp, .. } = t else {
+        return Err(mixed_up());
+    };
+    let n = b.rows();
+    let scale = (b.theta.is_some() && b.gated()).then_some(b.norms);
+    let jump = b.theta.map(|theta| (theta, b.step.cfg.jumprelu_threshold_window, dtheta.view_mut()));
+    q.gate_grad(b.h, scale, jump, df.rows_view(0..n), dh.rows_mut(0..n))?;
+    let (true, Some(theta)) = (b.step.parts.lp, b.theta) else { return Ok(()) };
+    Ok(q.threshold_penalty(ThresholdPenaltyArgs {
+        x: b.h,
+        scale: Some(b.norms),
+        theta,
+        weight: lp_weight.rows_view(b.r.clone()),
+        gated: b.step.settings.lp_gated && b.gated(),
+        out: row_lp.rows_mut(b.r.clone()),
+        dx: Some(dh.rows_mut(0..n)),
+        dtheta: Some(dtheta.view_mut()),
+        dn: Some(dn.view_mut()),
+    })?)
+}
+
+/// The auxiliary loss's part of dW_D, dθ and dh (all `+=`), from the gradient in `aux.e_hat`.
+fn dead_grads(q: &mut Queue, p: &mut Params, t: &mut Train, b: &Block<'_>) -> Result<()> {
+    let Train { path: Path::Dense { df, dh, spare }, aux: Some(aux), dtheta, .. } = t else {
+        return Err(mixed_up());
+    };
+    let Aux { codes: Store::Dense(f), e_hat, scale: Some(scale), .. } = aux else { return Err(mixed_up()) };
+    let n = b.rows();
+    decoder_grads(q, p, f.rows_view(0..n), e_hat.rows_view(b.r.clone()), df.rows_mut(0..n), 1.0)?;
+    let jump = b.theta.map(|theta| (theta, b.step.cfg.jumprelu_threshold_window, dtheta.view_mut()));
+    q.gate_grad(b.h, Some(scale.view()), jump, df.rows_view(0..n), spare.rows_mut(0..n))?;
+    Ok(q.zip_in_place(MapKind::Add, spare.rows_view(0..n), 1.0, 1.0, dh.rows_mut(0..n))?)
 }
 
 /// Activations of the dead features of rows `r` and what they reconstruct, without bias.

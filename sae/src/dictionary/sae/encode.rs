@@ -2,8 +2,10 @@
 //! from one value per sparse entry.
 
 use super::{
-    Glu, Params, grad,
-    work::{GateFactors, Slots, SparseCodes},
+    Glu, Params,
+    codes::{Slots, SparseCodes},
+    grad,
+    work::GateFactors,
 };
 use crate::Result;
 use lm_saes_runtime::{GemmOpts, MapKind, Queue, ReduceKind, Tensor, View, ViewMut};

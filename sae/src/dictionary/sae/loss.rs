@@ -102,14 +102,14 @@ pub(super) fn error_grad(
 pub(super) fn penalty_args<'a>(
     loss: &LossSettings,
     kind: SparsityLoss,
-    norms: &'a Tensor,
+    norms: View<'a>,
     weight: &'a Tensor,
     quad_gain: &'a Tensor,
     r: Range<usize>,
 ) -> PenaltyArgs<'a> {
     PenaltyArgs {
         kind: if kind == SparsityLoss::Power { PenaltyKind::Power } else { PenaltyKind::Tanh },
-        scale: Some(norms.view()),
+        scale: Some(norms),
         weight: Some(weight.rows_view(r)),
         colgain: (kind == SparsityLoss::TanhQuad).then(|| quad_gain.view()),
         p: loss.p,
@@ -118,10 +118,10 @@ pub(super) fn penalty_args<'a>(
 }
 
 /// The first pass of tanh-quad: what makes the op return tanh(c·u).
-pub(super) fn tanh_value<'a>(loss: &LossSettings, norms: &'a Tensor) -> PenaltyArgs<'a> {
+pub(super) fn tanh_value<'a>(loss: &LossSettings, norms: View<'a>) -> PenaltyArgs<'a> {
     PenaltyArgs {
         kind: PenaltyKind::TanhValue,
-        scale: Some(norms.view()),
+        scale: Some(norms),
         weight: None,
         colgain: None,
         p: loss.p,

@@ -4,6 +4,7 @@
 //! penalties alone. `sparse` holds topk and batchtopk, `dense` relu and jumprelu, forward and backward side by side.
 
 mod aux;
+mod codes;
 mod dense;
 mod encode;
 mod fold;

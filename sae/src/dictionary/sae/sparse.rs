@@ -3,10 +3,11 @@
 
 use super::{
     Params, Sae, aux,
+    codes::{Slots, SparseCodes},
     encode::{hidden, sparse_grads},
     grad,
     loss::{self, Parts},
-    work::{Aux, GateFactors, Path, Slots, SparseCodes, Store, Train, Work, blocks, mixed_up},
+    work::{Aux, GateFactors, Path, Store, Train, Work, blocks, mixed_up},
 };
 use crate::{
     Result,
@@ -68,7 +69,7 @@ impl Sae {
         let Train { path: Path::Sparse(slots), dy, .. } = &mut *t else { return Err(mixed_up()) };
         decoder_grads(q, &mut self.p, codes, slots, dy.rows_view(0..rows), 0.0)?;
         if let Some(kind) = parts.sparsity {
-            penalise(q, t, codes, norms, settings, kind, c.l1, rows)?;
+            penalise(q, t, codes, norms.view(), settings, kind, c.l1, rows)?;
         }
         let Train { path: Path::Sparse(slots), ones, aux, .. } = &mut *t else { return Err(mixed_up()) };
         let ones = ones.rows_view(0..rows);
@@ -149,7 +150,7 @@ fn penalise(
     q: &mut Queue,
     t: &mut Train,
     codes: &SparseCodes,
-    norms: &Tensor,
+    norms: View<'_>,
     settings: &LossSettings,
     kind: SparsityLoss,
     l1: f32,
@@ -176,7 +177,7 @@ fn penalise(
     let out = Some(row_penalty.rows_mut(0..rows));
     q.penalty_sparse(codes.view(), args, out, codes.like_mut(du))?;
     let ones = ones.rows_view(0..rows);
-    q.sparse_dot(codes.view(), norms.view().reshaped(n, 1), ones, codes.like_mut(n_at))?;
+    q.sparse_dot(codes.view(), norms.reshaped(n, 1), ones, codes.like_mut(n_at))?;
     q.zip(MapKind::Mul, codes.like(du), codes.view().vals, 1.0, 0.0, codes.like_mut(product))?;
     q.zip_in_place(MapKind::Mul, codes.like(n_at), 1.0, 0.0, codes.like_mut(du))?;
     q.zip_in_place(MapKind::Add, codes.like(du), 1.0, 1.0, codes.like_mut(dcodes))?;

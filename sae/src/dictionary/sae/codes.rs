@@ -1,0 +1,137 @@
+//! Memory of sparse codes: the codes themselves, one value for each entry, and the entries grouped by column.
+
+use crate::{
+    Result,
+    settings::{ActFn, SaeSettings},
+};
+use lm_saes_runtime::{Arena, ByColumnView, DType, SparseView, Tensor, View, ViewMut};
+use std::ops::Range;
+
+const F32: DType = DType::F32;
+const U32: DType = DType::U32;
+
+/// One value for each entry of sparse codes, and the entries grouped by column.
+pub(super) struct Slots {
+    pub dcodes: Tensor,
+    pub a: Tensor,
+    pub b: Tensor,
+    pub c: Tensor,
+    col_ptr: Tensor,
+    row: Tensor,
+    slot: Tensor,
+}
+
+/// Sparse codes of up to `rows` rows: fixed k per row, or, for batchtopk, counts that vary.
+pub(super) struct SparseCodes {
+    vals: Tensor,
+    idx: Tensor,
+    /// Row offsets and the selection threshold.
+    ragged: Option<(Tensor, Tensor)>,
+    n: usize,
+    rows: usize,
+    k: usize,
+}
+
+impl SparseCodes {
+    pub fn plan(arena: &mut Arena, label: &str, cfg: &SaeSettings, rows: usize, k: usize) -> Result<Self> {
+        let cap = rows * k;
+        Ok(Self {
+            vals: arena.tensor(label, 1, cap, F32)?,
+            idx: arena.tensor(&format!("{label}, columns"), 1, cap, U32)?,
+            ragged: match cfg.act_fn {
+                ActFn::BatchTopK => Some((
+                    arena.tensor(&format!("{label}, row offsets"), 1, rows + 1, U32)?,
+                    arena.tensor(&format!("{label}, threshold"), 1, 2, U32)?,
+                )),
+                _ => None,
+            },
+            n: cfg.d_sae(),
+            rows: 0,
+            k: 0,
+        })
+    }
+
+    /// Sets the shape of the next selection; it was checked against the plan.
+    pub fn set(&mut self, rows: usize, k: usize) {
+        (self.rows, self.k) = (rows, k);
+    }
+
+    /// Budget of the whole selection.
+    pub fn len(&self) -> usize {
+        self.rows * self.k
+    }
+
+    /// Whether the selection is over the whole batch.
+    pub fn spans_batch(&self) -> bool {
+        self.ragged.is_some()
+    }
+
+    fn shape(&self) -> (usize, usize) {
+        if self.ragged.is_some() { (1, self.len()) } else { (self.rows, self.k) }
+    }
+
+    pub fn view(&self) -> SparseView<'_> {
+        SparseView {
+            vals: self.like(&self.vals),
+            idx: self.like(&self.idx),
+            ptr: self.ragged.as_ref().map(|(ptr, _)| ptr.view().slice_cols(0..self.rows + 1)),
+            n: self.n,
+        }
+    }
+
+    /// A buffer with one value for each entry, shaped like the values.
+    pub fn like<'a>(&self, t: &'a Tensor) -> View<'a> {
+        let (rows, cols) = self.shape();
+        t.view().slice_cols(0..self.len()).reshaped(rows, cols)
+    }
+
+    /// [`SparseCodes::like`], to write.
+    pub fn like_mut<'a>(&self, t: &'a mut Tensor) -> ViewMut<'a> {
+        let (rows, cols) = self.shape();
+        t.view_mut().slice_cols(0..self.len()).reshaped(rows, cols)
+    }
+
+    /// Values and columns of these rows, for a selection of fixed k.
+    pub fn rows_mut(&mut self, r: Range<usize>) -> (ViewMut<'_>, ViewMut<'_>) {
+        let (rows, k, len) = (self.rows, self.k, self.len());
+        (
+            self.vals.view_mut().slice_cols(0..len).reshaped(rows, k).slice_rows(r.clone()),
+            self.idx.view_mut().slice_cols(0..len).reshaped(rows, k).slice_rows(r),
+        )
+    }
+
+    /// Values, columns, row offsets and threshold, for a selection over the whole batch; `None` when k is fixed.
+    pub fn ragged_mut(&mut self) -> Option<(ViewMut<'_>, ViewMut<'_>, ViewMut<'_>, &mut Tensor)> {
+        let (rows, len) = (self.rows, self.len());
+        let (ptr, thr) = self.ragged.as_mut()?;
+        Some((
+            self.vals.view_mut().slice_cols(0..len),
+            self.idx.view_mut().slice_cols(0..len),
+            ptr.view_mut().slice_cols(0..rows + 1),
+            thr,
+        ))
+    }
+}
+
+impl Slots {
+    pub fn plan(arena: &mut Arena, n: usize, cap: usize) -> Result<Self> {
+        Ok(Self {
+            dcodes: arena.tensor("gradient of the codes", 1, cap, F32)?,
+            a: arena.tensor("per-entry values a", 1, cap, F32)?,
+            b: arena.tensor("per-entry values b", 1, cap, F32)?,
+            c: arena.tensor("per-entry values c", 1, cap, F32)?,
+            col_ptr: arena.tensor("column offsets", 1, n + 1, U32)?,
+            row: arena.tensor("rows by column", 1, cap, U32)?,
+            slot: arena.tensor("slots by column", 1, cap, U32)?,
+        })
+    }
+
+    /// The grouping, to write: column offsets, rows, slots.
+    pub fn sort_mut(&mut self) -> (&mut Tensor, &mut Tensor, &mut Tensor) {
+        (&mut self.col_ptr, &mut self.row, &mut self.slot)
+    }
+
+    pub fn by_column(&self) -> ByColumnView<'_> {
+        ByColumnView { col_ptr: self.col_ptr.view(), row: self.row.view(), slot: self.slot.view() }
+    }
+}
