@@ -42,7 +42,7 @@ pub fn normal(seed: u64, index: u64, mean: f32, std: f32) -> f32 {
     let u = (f64::from(words[pair]) + 0.5) / 4_294_967_296.0;
     let angle = std::f64::consts::TAU * f64::from(words[pair + 1]) / 4_294_967_296.0;
     let radius = (-2.0 * u.ln()).sqrt();
-    let z = if index % 2 == 0 { radius * angle.cos() } else { radius * angle.sin() };
+    let z = if index.is_multiple_of(2) { radius * angle.cos() } else { radius * angle.sin() };
     mean + std * z as f32
 }
 

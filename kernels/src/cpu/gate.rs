@@ -337,7 +337,7 @@ mod tests {
             let with = |(rows, cols): (usize, usize), seed: u64| {
                 let n = rows * cols;
                 Self {
-                    x: if seed % 2 == 0 { normal(n, seed) } else { steps(n, seed) },
+                    x: if seed.is_multiple_of(2) { normal(n, seed) } else { steps(n, seed) },
                     scale: (seed > 1).then(|| steps(cols, 7)),
                     mask: (seed > 2).then(|| (0..cols).map(|c| u8::from(c % 3 != 1)).collect()),
                     cols,

@@ -47,7 +47,7 @@ pub unsafe fn penalty(kind: Kind, codes: Operand<'_>, f: Factors<'_>, out: Optio
         // SAFETY: weight and out have one element a row, and each row belongs to one task.
         let w = f.weight.map_or(1.0, |w| unsafe { *w.row_ptr(r) });
         let total = match idx {
-            None => row(kind, vals, |slot| Some(slot), f, w, du),
+            None => row(kind, vals, Some, f, w, du),
             Some((idx, n)) => row(kind, vals, |slot| Some(idx[slot] as usize).filter(|&i| i < n), f, w, du),
         };
         if let Some(out) = out {
@@ -167,7 +167,7 @@ pub unsafe fn threshold_penalty(isa: Isa, a: ThresholdPenalty<'_>) {
     if dx.is_none() && dtheta.is_none() && dn.is_none() {
         return;
     }
-    let chunks = |d: Option<&mut [f32]>| d.map(|d| super::codes::Shared::new(d));
+    let chunks = |d: Option<&mut [f32]>| d.map(super::codes::Shared::new);
     let (dtheta, dn) = (chunks(dtheta), chunks(dn));
     (0..x.cols.div_ceil(STRIP)).into_par_iter().for_each(|i| {
         let cols = i * STRIP..((i + 1) * STRIP).min(x.cols);
