@@ -102,6 +102,14 @@ pub enum Error {
         /// What there is, with reasons for what there is not.
         available: String,
     },
+    /// A plugin could not be loaded.
+    #[error("plugin {path}: {what}")]
+    Plugin {
+        /// The library's path.
+        path: String,
+        /// What is wrong with it.
+        what: String,
+    },
     /// A memory arena turned out smaller than what was asked of it.
     #[error(
         "arena {arena}: {label} needs {asked} bytes, {free} left of {total}; the plan and the program disagree"

@@ -4,6 +4,7 @@
 //! Every op writes into memory its caller owns; nothing allocates inside a planned step. `Queue` checks shapes, types,
 //! device and aliasing once, asks the device whether it supports exactly this op, then launches; back ends trust it.
 
+pub mod abi;
 mod arena;
 mod device;
 mod dtype;

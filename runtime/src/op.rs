@@ -543,6 +543,17 @@ macro_rules! ops {
             pub fn payload(&self) -> (*const std::ffi::c_void, usize) {
                 match self { $(Op::$name(p) => (std::ptr::from_ref(p).cast(), size_of::<$name>())),* }
             }
+            /// The op a plugin table brought; `None` for a tag or size this version does not define.
+            ///
+            /// # Safety
+            /// `payload` points to `size` readable bytes.
+            pub(crate) unsafe fn from_payload(tag: u32, payload: *const std::ffi::c_void, size: usize) -> Option<Self> {
+                match tag {
+                    // SAFETY: the caller vouches for `size` bytes; every bit pattern is a value of these structs of numbers.
+                    $($tag if size == size_of::<$name>() => Some(Op::$name(unsafe { payload.cast::<$name>().read_unaligned() })),)*
+                    _ => None,
+                }
+            }
             /// Every op's name, in tag order.
             pub const NAMES: &'static [&'static str] = &[$(stringify!($name)),*];
         }

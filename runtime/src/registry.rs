@@ -15,6 +15,20 @@ impl Registry {
         self.backends.push(backend);
     }
 
+    /// Loads a back end from a shared library; see [`crate::abi::load`].
+    ///
+    /// # Errors
+    /// [`Error::Plugin`] when the library cannot be loaded, or another back end has the plugin's name.
+    pub fn load_plugin(&mut self, path: &std::path::Path) -> Result<()> {
+        let plugin = crate::abi::load(path)?;
+        if self.backends.iter().any(|b| b.name() == plugin.name()) {
+            let what = format!("a back end named {:?} is already there", plugin.name());
+            return Err(Error::Plugin { path: path.display().to_string(), what });
+        }
+        self.register(plugin);
+        Ok(())
+    }
+
     /// All back ends.
     pub fn backends(&self) -> impl Iterator<Item = &dyn Backend> {
         self.backends.iter().map(AsRef::as_ref)
