@@ -16,7 +16,7 @@ fn written(bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
 }
 
 fn open(bytes: &[u8]) -> Gguf {
-    Gguf::open(written(bytes).1).map_or_else(|e| panic!("{e}"), |g| g)
+    Gguf::open(written(bytes).1).unwrap_or_else(|e| panic!("{e}"))
 }
 
 fn error(bytes: &[u8]) -> String {

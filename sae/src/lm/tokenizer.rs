@@ -64,7 +64,7 @@ const DEFAULT_EOS: &str = "<|endoftext|>";
 impl Tokenizer {
     /// Loads from a Hugging Face directory or from one `.gguf` file. `given` supplies ids the tokenizer lacks.
     pub fn load(path: &Path, given: SpecialIds) -> Result<Self> {
-        if path.extension().is_some_and(|e| e == "gguf") {
+        if path.is_file() {
             return Self::from_gguf(&Gguf::open(path)?, given);
         }
         Self::from_dir(path, given)
