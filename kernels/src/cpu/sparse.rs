@@ -28,7 +28,7 @@ impl Blocks {
         let fits = l2_bytes() / 4 * 3 / 4 / w.rows.max(1);
         let tile = [128, 64, 32, 16].into_iter().find(|&t| t <= fits).unwrap_or(0);
         let width = if tile == 128 { fits / 128 * 128 } else { tile }.min(w.cols.next_multiple_of(16));
-        let packed = width > 0 && slots >= 2 * w.rows;
+        let packed = width > 0 && w.cols >= 16 && slots >= 2 * w.rows;
         let width = if packed { width } else { w.cols.max(1) };
         Self { width, count: w.cols.div_ceil(width), packed }
     }
@@ -226,6 +226,17 @@ unsafe fn edge<S: Simd>(
     // SAFETY: as in `tile`.
     unsafe {
         let out = y.ptr().add(r * y.ld + d);
+        if n == 1 {
+            // A column of one value a row, such as a bias: nothing to vectorise.
+            let mut sum = bias.map_or(0.0, |b| b[d]) + if beta == 0.0 { 0.0 } else { beta * *out };
+            for (&v, &i) in vals.iter().zip(idx) {
+                if (i as usize) < w.rows {
+                    sum += v * *w.ptr().add(i as usize * w.ld + d);
+                }
+            }
+            *out = sum;
+            return;
+        }
         let mut acc = bias.map_or(S::splat(0.0), |b| S::load_part(b.as_ptr().add(d), n));
         if beta != 0.0 {
             acc = S::fma(S::splat(beta), S::load_part(out, n), acc);
