@@ -1,0 +1,187 @@
+//! The command as a user meets it: what it prints, how it fails, and that a killed run ends with the same bits.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+fn lm_saes(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lm-saes"));
+    command.current_dir(dir).stdin(Stdio::null());
+    command
+}
+
+fn run(dir: &Path, args: &[&str]) -> Output {
+    lm_saes(dir).args(args).output().expect("the binary starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn failure(dir: &Path, args: &[&str]) -> String {
+    let out = run(dir, args);
+    assert!(!out.status.success(), "{args:?} should fail: {}", text(&out.stdout));
+    let message = text(&out.stderr);
+    assert!(!message.contains("panicked"), "{message}");
+    message
+}
+
+/// The quickstart's model, text and settings in a fresh folder, made for short runs; returns folder and settings file.
+fn workplace() -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/quickstart");
+    fs::create_dir_all(dir.path().join("model")).unwrap();
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        fs::copy(assets.join(file), dir.path().join("model").join(file)).unwrap();
+    }
+    fs::copy(assets.join("text.jsonl"), dir.path().join("text.jsonl")).unwrap();
+    let settings = fs::read_to_string(assets.join("train.toml"))
+        .unwrap()
+        .replace("{out}/text/train.jsonl", "text.jsonl")
+        .replace("{out}/", "")
+        .replace("{tokens}", "24576")
+        .replace("batch_size = 2048", "batch_size = 1024")
+        .replace("buffer_size = 65536", "buffer_size = 8192");
+    let path = dir.path().join("train.toml");
+    fs::write(&path, settings).unwrap();
+    (dir, path)
+}
+
+fn weights(dir: &Path, run: &str) -> Vec<u8> {
+    fs::read(dir.join(run).join("sae_weights.safetensors")).expect("the run saved its weights")
+}
+
+#[test]
+fn devices_lists_the_cpu() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = run(dir.path(), &["devices"]);
+    assert!(out.status.success());
+    assert!(text(&out.stdout).starts_with("cpu:0"), "{}", text(&out.stdout));
+}
+
+#[test]
+fn a_plan_needs_no_data() {
+    let (dir, _) = workplace();
+    fs::remove_file(dir.path().join("text.jsonl")).unwrap();
+    let out = run(dir.path(), &["train", "train.toml", "--plan", "--json"]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let plan: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(plan["steps"], 24);
+    assert_eq!(plan["d_sae"], 2048);
+    assert!(plan["obstacles"][0].as_str().unwrap().contains("text.jsonl"), "{plan}");
+}
+
+#[test]
+fn errors_name_the_key_the_hook_and_the_file() {
+    let (dir, _) = workplace();
+    let fail = |set: &[&str]| {
+        let mut args = vec!["train", "train.toml"];
+        args.extend(set.iter().flat_map(|s| ["--set", s]));
+        failure(dir.path(), &args)
+    };
+    let e = fail(&["trainer.lrr=1"]);
+    assert!(e.contains("trainer.lrr") && e.contains("lr"), "{e}");
+    let e = fail(&[
+        "sae.hook_point_in=\"blocks.9.hook_resid_post\"",
+        "activation_factory.hook_points=[\"blocks.9.hook_resid_post\"]",
+    ]);
+    assert!(e.contains("blocks.9.hook_resid_post") && e.contains("hook_resid_pre"), "{e}");
+    let e = fail(&["datasets.prose.dataset_name_or_path=nowhere.jsonl"]);
+    assert!(e.contains("nowhere.jsonl"), "{e}");
+    let e = failure(dir.path(), &["train", "missing.toml"]);
+    assert!(e.contains("missing.toml"), "{e}");
+    let e = failure(dir.path(), &["train", "train.toml", "--device", "cuda:7"]);
+    assert!(e.contains("cuda:7") && e.contains("cpu:0"), "{e}");
+    fs::remove_file(dir.path().join("model/tokenizer.json")).unwrap();
+    let e = fail(&[]);
+    assert!(e.contains("tokenizer.json"), "{e}");
+}
+
+#[test]
+fn a_run_killed_at_any_instant_resumes_to_the_same_bits() {
+    let (dir, _) = workplace();
+    let done = run(dir.path(), &["train", "train.toml", "--set", "trainer.exp_result_path=whole"]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let args = ["train", "train.toml", "--resume", "--set", "trainer.snapshot_frequency=2"];
+    let mut kills = 0;
+    for attempt in 0..40 {
+        let mut child = lm_saes(dir.path())
+            .args(args)
+            .args(["--set", "trainer.exp_result_path=killed"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Later and later, so that kills fall on loading, initialisation, steps and snapshots, and the run gets to its end.
+        let limit = Instant::now() + Duration::from_millis(150 + 130 * attempt);
+        let status = loop {
+            match child.try_wait().unwrap() {
+                Some(status) => break Some(status),
+                None if Instant::now() >= limit => break None,
+                None => thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        match status {
+            Some(status) => {
+                assert!(status.success());
+                break;
+            }
+            None => {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                kills += 1;
+            }
+        }
+    }
+    assert!(kills >= 2, "the run ended before it could be killed");
+    assert!(
+        weights(dir.path(), "killed") == weights(dir.path(), "whole"),
+        "weights differ after {kills} kills"
+    );
+}
+
+#[test]
+fn a_trained_dictionary_is_evaluated_and_an_unfinished_run_is_not_lost() {
+    let (dir, settings) = workplace();
+    let done = run(dir.path(), &["train", "train.toml"]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let train = fs::read_to_string(&settings).unwrap();
+    let tables: String = train[train.find("[model]").unwrap()..].into();
+    let evaluate = format!(
+        "device_type = \"auto\"\n[sae]\npretrained_name_or_path = \"sae\"\n[eval]\ntotal_eval_tokens = 4096\ndownstream_tokens = 4096\n{tables}"
+    );
+    fs::write(dir.path().join("evaluate.toml"), evaluate).unwrap();
+    let out = run(dir.path(), &["evaluate", "evaluate.toml", "--json"]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let values: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let value = |key: &str| values[key].as_f64().unwrap_or(f64::NAN);
+    assert!((23.0..=24.0).contains(&value("metrics/l0")), "{values}");
+    assert!(value("metrics/explained_variance") > 0.3, "{values}");
+    assert!(
+        value("metrics/downstream_loss_reconstructed") < value("metrics/downstream_loss_ablated"),
+        "{values}"
+    );
+
+    let unfinished = dir.path().join("sae/checkpoints/step_1");
+    fs::create_dir_all(&unfinished).unwrap();
+    let e = failure(dir.path(), &["train", "train.toml"]);
+    assert!(e.contains("--resume") && e.contains("step_1"), "{e}");
+}
+
+#[test]
+fn the_quickstart_runs_without_arguments_that_matter() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = run(dir.path(), &["quickstart", "--tokens", "40960"]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let shown = text(&out.stdout);
+    for part in ["explained variance", "L0", "silent", "recovered", "feature "] {
+        assert!(shown.contains(part), "{part:?} is missing from:\n{shown}");
+    }
+    assert!(dir.path().join("results/quickstart/sae/config.json").exists());
+    assert!(dir.path().join("results/quickstart/sae/metrics.jsonl").exists());
+}
