@@ -1,7 +1,8 @@
 //! Reads `.gguf` files (versions 2 and 3): metadata, tensor descriptions, and tensors one at a time as f32 by positioned
 //! reads. The whole header is checked on opening, so a truncated or hostile file is refused before any of it is used.
-//! `names` presents a file as Hugging Face weights, `vocab` rebuilds its tokenizer.
+//! `names` presents a file as Hugging Face weights, `config` as their configuration, `vocab` rebuilds its tokenizer.
 
+mod config;
 mod dequant;
 mod header;
 mod names;
