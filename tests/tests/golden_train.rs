@@ -45,7 +45,8 @@ fn doubles(case: &Case, file: &str, name: &str) -> Result<Option<Vec<f64>>, Stri
 /// `|got − want| <= atol + rtol·|want|` in double precision.
 fn close(found: &mut Differences, name: &str, got: &[f64], want: &[f64], tol: Tolerance) {
     found.same(&format!("{name}: count"), got.len(), want.len());
-    let far = |(g, w): (&f64, &f64)| !((g - w).abs() <= tol.atol + tol.rtol * w.abs());
+    let near = |g: f64, w: f64| (g - w).abs() <= tol.atol + tol.rtol * w.abs();
+    let far = |(g, w): (&f64, &f64)| !near(*g, *w);
     if let Some(s) = got.iter().zip(want).position(far) {
         found.note(format!("{name}: step {s}: {} instead of {}", got[s], want[s]));
     }

@@ -252,8 +252,8 @@ mod tests {
         TensorBoard::new(dir.path()).start(0).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         TensorBoard::new(dir.path()).start(7).unwrap();
-        let newest = fs::read_dir(dir.path()).unwrap().flatten().map(|e| e.path());
-        let resumed = newest.filter(|p| p.to_string_lossy().ends_with(".7")).next().unwrap();
+        let mut files = fs::read_dir(dir.path()).unwrap().flatten().map(|e| e.path());
+        let resumed = files.find(|p| p.to_string_lossy().ends_with(".7")).unwrap();
         let event = parse(&records(&fs::read(resumed).unwrap())[1]);
         assert_eq!(event[1], (2, Field::Varint(8)));
         assert_eq!(event[2], (7, Field::Bytes(vec![8, 1])));
