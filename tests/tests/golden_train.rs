@@ -118,8 +118,8 @@ fn check(case: &Case) -> Result<Outcome, String> {
     }
     let mut trainer = text(Trainer::new(&mut q, dictionary, settings, schedules, data.rows))?;
     let mut log = Log::default();
-    for step in 0..trainer.schedules().total_steps {
-        let mut batch = data.batch(&mut q, step as usize)?;
+    for step in 0..data.steps {
+        let mut batch = data.batch(&mut q, step)?;
         let report = text(trainer.step(&mut q, &data.hook_points, &mut batch))?;
         log.add(&mut q, &trainer, &report)?;
         let file = format!("weights_after_step_{}.safetensors", step + 1);
@@ -138,6 +138,7 @@ struct Data {
     /// By hook point, `[steps, rows, d]`.
     acts: Vec<Vec<f32>>,
     mask: Option<Vec<u8>>,
+    steps: usize,
     rows: usize,
     d: Vec<usize>,
 }
@@ -145,7 +146,7 @@ struct Data {
 impl Data {
     fn read(case: &Case) -> Result<Self, String> {
         let file = case.open("batches.safetensors")?;
-        let mut all = Self { hook_points: vec![], acts: vec![], mask: None, rows: 0, d: vec![] };
+        let mut all = Self { hook_points: vec![], acts: vec![], mask: None, steps: 0, rows: 0, d: vec![] };
         for t in file.list() {
             match t.name.as_str() {
                 "tokens" => {}
@@ -154,11 +155,11 @@ impl Data {
                 }
                 _ => {
                     let (shape, values) = text(file.f32(&t.name))?;
-                    let [_, rows, d] = shape[..] else { return Err(format!("{} is {shape:?}", t.name)) };
+                    let [steps, rows, d] = shape[..] else { return Err(format!("{} is {shape:?}", t.name)) };
                     all.hook_points.push(t.name);
                     all.acts.push(values);
                     all.d.push(d);
-                    all.rows = rows;
+                    (all.steps, all.rows) = (steps, rows);
                 }
             }
         }

@@ -18,13 +18,15 @@ const CONTEXTS: &str = "contexts";
 /// Held batches, then those of the source.
 pub struct Replay<'a> {
     held: VecDeque<Batch>,
+    /// Whether memory of given batches may lie in the queue's pool.
+    cached: bool,
     source: &'a mut dyn BatchSource,
 }
 
 impl<'a> Replay<'a> {
     /// `held` were taken from `source`, in order.
     pub fn new(held: Vec<Batch>, source: &'a mut dyn BatchSource) -> Self {
-        Self { held: held.into(), source }
+        Self { held: held.into(), cached: false, source }
     }
 }
 
@@ -34,10 +36,15 @@ impl BatchSource for Replay<'_> {
     }
 
     fn next(&mut self, q: &mut Queue) -> Result<Option<Batch>> {
-        match self.held.pop_front() {
-            Some(batch) => Ok(Some(batch)),
-            None => self.source.next(q),
+        if let Some(batch) = self.held.pop_front() {
+            self.cached = true;
+            return Ok(Some(batch));
         }
+        if std::mem::take(&mut self.cached) {
+            // The memory of all held batches together is never needed again.
+            q.trim()?;
+        }
+        self.source.next(q)
     }
 
     fn save_state(&self, q: &mut Queue, path: &Path) -> Result<()> {
