@@ -67,6 +67,9 @@ impl Rng {
     }
 }
 
+/// Element i of an operand.
+type Values<'a, T> = &'a mut dyn FnMut(&mut Rng, u64) -> T;
+
 /// Lays out the operands of one case.
 pub(super) struct Build {
     image: Vec<u8>,
@@ -103,7 +106,7 @@ impl Build {
         name: &'static str,
         (rows, cols): (u64, u64),
         output: bool,
-        value: Option<&mut dyn FnMut(&mut Rng, u64) -> T>,
+        value: Option<Values<'_, T>>,
     ) -> Mat {
         let size = size_of::<T>();
         let loose = self.layout == Layout::Loose;
