@@ -15,7 +15,7 @@ const BLOCK: usize = 1024;
 /// Running sums since the last record.
 pub struct MetricWindow {
     sums: Sums,
-    /// Active features per row and explained variance of the last step.
+    /// Active features per token that counts, and explained variance, of the last step.
     last: (f64, f64),
     /// Rows that count in which each feature was active, `[1, S]` u32.
     fired: Tensor,
@@ -108,14 +108,16 @@ impl MetricWindow {
         input: &StepInput<'_>,
         weight: &[f32],
     ) -> Result<f64> {
+        let before = if input.mask.is_some() { self.count_fired(q)? } else { 0 };
         match dictionary.codes() {
             Codes::Dense(f) => q.activity_dense(f, input.mask, &mut self.fired)?,
             Codes::Sparse(s) => q.activity_sparse(s, input.mask, &mut self.fired)?,
         }
-        let rows = input.weight.rows().max(1) as f64;
         let (total, active) = self.totals(q, dictionary.codes())?;
         self.sums.values[FEATURE_ACT] += if active > 0.0 { total / active } else { 0.0 };
-        self.last = (active / rows, 0.0);
+        // Without a mask the total is that of the rows that count; with one, the counters know.
+        let counted = if input.mask.is_some() { (self.count_fired(q)? - before) as f64 } else { active };
+        self.last = (counted / input.n_tokens.max(1) as f64, 0.0);
         let reconstructions = dictionary.reconstruction();
         let heads = input.labels.len() as f64;
         let mut l_rec = 0.0;
@@ -162,7 +164,7 @@ impl MetricWindow {
         values[GRAD_BEFORE] = values[GRAD_BEFORE].max(norms.before_clipping);
     }
 
-    /// Active features per row and explained variance of the last step.
+    /// Active features per token that counts, and explained variance, of the last step.
     pub fn last(&self) -> (f64, f64) {
         self.last
     }
@@ -171,6 +173,10 @@ impl MetricWindow {
     pub fn silent_share(&self, q: &mut Queue) -> Result<f64> {
         let fired: Vec<u32> = q.download(&self.fired)?;
         Ok(fired.iter().filter(|&&n| n == 0).count() as f64 / fired.len().max(1) as f64)
+    }
+
+    fn count_fired(&self, q: &mut Queue) -> Result<u64> {
+        Ok(q.download::<u32>(&self.fired)?.into_iter().map(u64::from).sum())
     }
 
     fn per_token(&self, fired: &[u32]) -> f64 {

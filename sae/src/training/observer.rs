@@ -18,7 +18,7 @@ pub struct Progress {
     pub remaining: Duration,
     /// Loss of this step.
     pub loss: f64,
-    /// Active features per row in this step; absent when metrics are off.
+    /// Active features per token that counts in this step; absent when metrics are off.
     pub l0: Option<f64>,
     /// Explained variance of this step; absent when metrics are off.
     pub explained_variance: Option<f64>,

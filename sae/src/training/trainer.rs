@@ -54,7 +54,7 @@ pub struct StepReport {
     pub gradients: GradientNorms,
     /// Tokens trained on before the step.
     pub tokens_before: u64,
-    /// Active features per row and explained variance; absent when metrics are off.
+    /// Active features per token that counts, and explained variance; absent when metrics are off.
     pub quality: Option<(f64, f64)>,
 }
 
