@@ -32,7 +32,7 @@ fn failure(dir: &Path, args: &[&str]) -> String {
 }
 
 /// The quickstart's model, text and settings in a fresh folder, made for short runs; returns folder and settings file.
-fn workplace() -> (TempDir, PathBuf) {
+fn project() -> (TempDir, PathBuf) {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/quickstart");
     fs::create_dir_all(dir.path().join("model")).unwrap();
@@ -66,7 +66,7 @@ fn devices_lists_the_cpu() {
 
 #[test]
 fn a_plan_needs_no_data() {
-    let (dir, _) = workplace();
+    let (dir, _) = project();
     fs::remove_file(dir.path().join("text.jsonl")).unwrap();
     let out = run(dir.path(), &["train", "train.toml", "--plan", "--json"]);
     assert!(out.status.success(), "{}", text(&out.stderr));
@@ -78,7 +78,7 @@ fn a_plan_needs_no_data() {
 
 #[test]
 fn errors_name_the_key_the_hook_and_the_file() {
-    let (dir, _) = workplace();
+    let (dir, _) = project();
     let fail = |set: &[&str]| {
         let mut args = vec!["train", "train.toml"];
         args.extend(set.iter().flat_map(|s| ["--set", s]));
@@ -104,7 +104,7 @@ fn errors_name_the_key_the_hook_and_the_file() {
 
 #[test]
 fn a_run_killed_at_any_instant_resumes_to_the_same_bits() {
-    let (dir, _) = workplace();
+    let (dir, _) = project();
     let done = run(dir.path(), &["train", "train.toml", "--set", "trainer.exp_result_path=whole"]);
     assert!(done.status.success(), "{}", text(&done.stderr));
     let args = ["train", "train.toml", "--resume", "--set", "trainer.snapshot_frequency=2"];
@@ -147,7 +147,7 @@ fn a_run_killed_at_any_instant_resumes_to_the_same_bits() {
 
 #[test]
 fn a_trained_dictionary_is_evaluated_and_an_unfinished_run_is_not_lost() {
-    let (dir, settings) = workplace();
+    let (dir, settings) = project();
     let done = run(dir.path(), &["train", "train.toml"]);
     assert!(done.status.success(), "{}", text(&done.stderr));
     let train = fs::read_to_string(&settings).unwrap();
