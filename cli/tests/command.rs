@@ -45,6 +45,7 @@ fn project() -> (TempDir, PathBuf) {
         .replace("{out}/text/train.jsonl", "text.jsonl")
         .replace("{out}/", "")
         .replace("{tokens}", "24576")
+        .replace("log_frequency = 50", "log_frequency = 4")
         .replace("batch_size = 2048", "batch_size = 1024")
         .replace("buffer_size = 65536", "buffer_size = 8192");
     let path = dir.path().join("train.toml");

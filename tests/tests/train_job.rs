@@ -1,27 +1,14 @@
-//! Whole training and evaluation jobs on a tiny language model: what they leave on disk, what they refuse, and a real
-//! `kill -9` in the middle followed by a resume that ends with the same file.
+//! Whole training and evaluation jobs on a tiny language model: what they leave on disk and what they refuse.
 
 use lm_saes::{
-    dictionary::{
-        build,
-        checkpoint::{self, LoadOptions},
-    },
+    dictionary::build,
     runners::{self, Start, Workbench},
     settings::{EvaluateSettings, TrainSettings, from_tree},
-    tensorfile::TensorFile,
     training::{Ended, Observer, Progress, Silent, evaluate, snapshot},
 };
 use lm_saes_backends::registry;
 use serde_json::{Value, json};
-use std::{
-    fmt::Write as _,
-    fs,
-    ops::ControlFlow,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    thread::sleep,
-    time::Duration,
-};
+use std::{fmt::Write as _, fs, ops::ControlFlow, path::Path};
 
 const HOOK: &str = "blocks.0.hook_resid_post";
 const D_MODEL: usize = 48;
@@ -284,53 +271,4 @@ fn the_published_example_is_planned_without_its_device_model_or_data() {
     for part in ["cuda", "EleutherAI/pythia-160m", "Hzfinfdu/SlimPajama-3B"] {
         assert!(plan.obstacles.iter().any(|o| o.contains(part)), "{part}: {:?}", plan.obstacles);
     }
-}
-
-/// The child of the test below: trains in the folder named by the environment until done or killed.
-#[test]
-fn child_that_is_killed() {
-    let Some(dir) = std::env::var_os("LM_SAES_TEST_CHILD").map(PathBuf::from) else { return };
-    let report = train(&settings(&dir, "out", &["eval=false"]), Start::Resume).unwrap();
-    assert_eq!(report.steps, 100);
-}
-
-fn child(dir: &Path) -> Command {
-    let mut c = Command::new(std::env::current_exe().unwrap());
-    c.args(["--exact", "child_that_is_killed"]).env("LM_SAES_TEST_CHILD", dir);
-    c.stdout(Stdio::null()).stderr(Stdio::null());
-    c
-}
-
-#[test]
-fn killed_at_any_instant_and_resumed_the_final_weights_are_the_same_file() {
-    let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    for dir in [&whole, &cut] {
-        world(dir.path(), 60);
-    }
-    assert!(child(whole.path()).status().unwrap().success());
-    let mut kills = 0;
-    for round in 1..200u64 {
-        let mut running = child(cut.path()).spawn().unwrap();
-        // Later and later, so that kills fall into loading, initialising, steps and snapshots, and the run gets through.
-        sleep(Duration::from_millis(20 + 7 * round));
-        if running.try_wait().unwrap().is_some_and(|status| status.success()) {
-            break;
-        }
-        running.kill().unwrap();
-        running.wait().unwrap();
-        kills += 1;
-    }
-    assert!(kills >= 3, "only {kills} kills hit a running child");
-    let (a, b) = (whole.path().join("out"), cut.path().join("out"));
-    let (want, got) = (weights(&a), weights(&b));
-    assert!(want == got, "weights differ after {kills} kills");
-    let log = |dir: &Path| fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
-    assert_eq!(log(&a), log(&b));
-}
-
-fn weights(dir: &Path) -> Vec<(String, Vec<f32>)> {
-    let file = TensorFile::open(dir.join(checkpoint::WEIGHTS)).unwrap();
-    let mut q = lm_saes_tests::queue();
-    checkpoint::load(&mut q, dir, LoadOptions { strict: true, fold: false }).unwrap();
-    file.list().into_iter().map(|t| (t.name.clone(), file.f32(&t.name).unwrap().1)).collect()
 }
