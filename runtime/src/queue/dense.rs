@@ -317,7 +317,11 @@ impl Queue {
             (self.input(OP, "cos", cos.into().raw, F32)?, self.input(OP, "sin", sin.into().raw, F32)?);
         let d_head = d_head as u64;
         check(
-            d_head > 0 && x.cols.is_multiple_of(d_head) && 2 * cos.cols <= d_head && cos.ld == cos.cols,
+            d_head > 0
+                && x.cols.is_multiple_of(d_head)
+                && 2 * cos.cols <= d_head
+                && cos.ld == cos.cols
+                && sin.ld == sin.cols,
             OP,
             || format!("{} columns, d_head {d_head}, tables [{}, {}]", x.cols, cos.rows, cos.cols),
         )?;
