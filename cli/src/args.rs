@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 /// Train sparse autoencoders and their relatives on language models.
 #[derive(Parser, Debug)]
-#[command(name = "lm-saes", version, about, max_term_width = 100, subcommand_required = true)]
+#[command(name = "lm-saes", version, max_term_width = 100, subcommand_required = true)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
