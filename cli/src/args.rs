@@ -9,6 +9,10 @@ use std::path::PathBuf;
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
+    /// Load a back end from this shared library (repeatable; also from LM_SAES_PLUGINS, separated by colons). Its code
+    /// runs with your rights
+    #[arg(long = "plugin", global = true, value_name = "FILE")]
+    pub plugins: Vec<PathBuf>,
 }
 
 #[derive(Subcommand, Debug)]

@@ -8,22 +8,38 @@ mod commands;
 mod print;
 mod progress;
 
+use anyhow::Result;
 use clap::Parser;
-use std::process::ExitCode;
+use lm_saes_runtime::Registry;
+use std::{path::Path, process::ExitCode};
 
 fn main() -> ExitCode {
-    let cli = args::Cli::parse();
-    let done = match &cli.command {
-        args::Command::Quickstart(a) => commands::quickstart::run(a),
-        args::Command::Train(a) => commands::train::run(a),
-        args::Command::Evaluate(a) => commands::evaluate::run(a),
-        args::Command::Devices(a) => commands::devices::run(a),
-    };
-    match done {
+    match run(&args::Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("error: {}", print::chain(&e));
             ExitCode::FAILURE
         }
     }
+}
+
+fn run(cli: &args::Cli) -> Result<()> {
+    let registry = registry(cli)?;
+    match &cli.command {
+        args::Command::Quickstart(a) => commands::quickstart::run(a, &registry),
+        args::Command::Train(a) => commands::train::run(a, &registry),
+        args::Command::Evaluate(a) => commands::evaluate::run(a, &registry),
+        args::Command::Devices(a) => commands::devices::run(a, &registry),
+    }
+}
+
+/// The built-in back ends and those of the plugins asked for.
+fn registry(cli: &args::Cli) -> Result<Registry> {
+    let mut registry = lm_saes_backends::registry();
+    let named = std::env::var_os("LM_SAES_PLUGINS").unwrap_or_default();
+    let named = std::env::split_paths(&named).filter(|p| !p.as_os_str().is_empty());
+    for path in cli.plugins.iter().cloned().chain(named) {
+        registry.load_plugin(Path::new(&path))?;
+    }
+    Ok(registry)
 }

@@ -2,17 +2,17 @@
 
 use crate::{args::Devices, print};
 use anyhow::{Result, bail};
-use lm_saes_backends::{conformance, registry};
+use lm_saes_backends::conformance;
+use lm_saes_runtime::Registry;
 
-pub fn run(args: &Devices) -> Result<()> {
+pub fn run(args: &Devices, registry: &Registry) -> Result<()> {
     match &args.conformance {
-        Some(device) => check(device, args.only.as_deref().unwrap_or("")),
-        None => list(),
+        Some(device) => check(registry, device, args.only.as_deref().unwrap_or("")),
+        None => list(registry),
     }
 }
 
-fn list() -> Result<()> {
-    let registry = registry();
+fn list(registry: &Registry) -> Result<()> {
     for backend in registry.backends() {
         if backend.count() == 0 {
             let why = backend.absence().unwrap_or_else(|| "none found".into());
@@ -29,8 +29,8 @@ fn list() -> Result<()> {
     Ok(())
 }
 
-fn check(name: &str, only: &str) -> Result<()> {
-    let device = registry().open(name)?;
+fn check(registry: &Registry, name: &str, only: &str) -> Result<()> {
+    let device = registry.open(name)?;
     let report = conformance::run(&device, only);
     println!("{report}");
     for (case, why) in report.refusals() {

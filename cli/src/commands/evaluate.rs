@@ -4,14 +4,14 @@ use super::train::{evaluation_json, load_settings, report_evaluation};
 use crate::{args::Evaluate, progress::Console};
 use anyhow::Result;
 use lm_saes::{runners, settings::EvaluateSettings};
+use lm_saes_runtime::Registry;
 
-pub fn run(args: &Evaluate) -> Result<()> {
+pub fn run(args: &Evaluate, registry: &Registry) -> Result<()> {
     let mut settings: EvaluateSettings = load_settings(&args.settings)?;
     if let Some(device) = &args.settings.device {
         settings.device_type.clone_from(device);
     }
-    let registry = lm_saes_backends::registry();
-    let (quality, downstream) = runners::evaluate(&settings, &registry, &mut Console::new())?;
+    let (quality, downstream) = runners::evaluate(&settings, registry, &mut Console::new())?;
     if args.settings.json {
         println!("{:#}", evaluation_json(&quality, &downstream));
     } else {

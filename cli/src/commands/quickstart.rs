@@ -9,6 +9,7 @@ use lm_saes::{
     settings::{self, TrainSettings},
     training::Observer,
 };
+use lm_saes_runtime::Registry;
 use std::{fs, io::IsTerminal, path::Path};
 
 const MODEL: [(&str, &[u8]); 3] = [
@@ -24,7 +25,7 @@ const HELD_OUT: usize = 10;
 const EVALUATION_TOKENS: u64 = 16_384;
 const LOOK: LookArgs = LookArgs { tokens: 60_000, features: 5, contexts: 3, around: 9 };
 
-pub fn run(args: &Quickstart) -> Result<()> {
+pub fn run(args: &Quickstart, registry: &Registry) -> Result<()> {
     write_files(args)?;
     let path = args.out.join("train.toml");
     let mut settings: TrainSettings = settings::load(&path, &[])?;
@@ -33,9 +34,8 @@ pub fn run(args: &Quickstart) -> Result<()> {
     let mut console = Console::new();
     let model = settings.model.clone().context("the quickstart's settings name no model")?;
     let (factory, datasets) = (&settings.activation_factory, &settings.datasets);
-    let registry = lm_saes_backends::registry();
     let mut bench =
-        Workbench::open(&registry, &settings.device_type, &model, factory, datasets, &mut console)?;
+        Workbench::open(registry, &settings.device_type, &model, factory, datasets, &mut console)?;
     let mut report = runners::train_on(&mut bench, &settings, &mut console, Start::Overwrite)?;
     report_run(&report);
     for data in bench.datasets.values_mut() {

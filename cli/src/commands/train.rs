@@ -14,16 +14,16 @@ use lm_saes::{
         evaluate::{Downstream, Quality},
     },
 };
+use lm_saes_runtime::Registry;
 use serde_json::{Map, Value, json};
 
-pub fn run(args: &Train) -> Result<()> {
+pub fn run(args: &Train, registry: &Registry) -> Result<()> {
     let mut settings: TrainSettings = load_settings(&args.settings)?;
     if let Some(device) = &args.settings.device {
         settings.device_type.clone_from(device);
     }
-    let registry = lm_saes_backends::registry();
     if args.plan {
-        let plan = runners::plan(&settings, &registry)?;
+        let plan = runners::plan(&settings, registry)?;
         if args.settings.json {
             println!("{:#}", plan_json(&plan))
         } else {
@@ -36,7 +36,7 @@ pub fn run(args: &Train) -> Result<()> {
         (_, true) => Start::Overwrite,
         _ => Start::Fresh,
     };
-    let report = runners::train(&settings, &registry, &mut Console::new(), start)?;
+    let report = runners::train(&settings, registry, &mut Console::new(), start)?;
     if args.settings.json {
         println!("{:#}", run_json(&report));
         return Ok(());
