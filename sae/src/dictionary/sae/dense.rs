@@ -181,6 +181,7 @@ fn backward_block(
         forward_dead(q, p, t, h, theta, r.clone())?;
     }
     loss::error_grad(q, t, step.input.weight, with_aux, step.settings.auxk_detached, r.clone())?;
+    loss::bias_grad(q, p, t, r.clone())?;
 
     let Train { path: Path::Dense { df, .. }, dy, .. } = &mut *t else { return Err(mixed_up()) };
     decoder_grads(q, p, f, dy.rows_view(r.clone()), df.rows_mut(0..b.rows()), beta)?;

@@ -33,6 +33,9 @@ impl Parts {
     }
 }
 
+/// Rows whose error, gradient and bias gradient are computed one after the other, while they are in the second-level cache.
+pub(super) const CACHED_ROWS: usize = 512;
+
 /// Fills what depends on row weights and coefficients only.
 pub(super) fn prepare(
     q: &mut Queue,
@@ -96,6 +99,13 @@ pub(super) fn error_grad(
         q.zip_in_place(MapKind::Add, de.as_view(), 1.0, 1.0, dy)?;
     }
     Ok(())
+}
+
+/// `db_D` from dy of rows `r`; the first rows overwrite it, later ones add.
+pub(super) fn bias_grad(q: &mut Queue, p: &mut Params, t: &Train, r: Range<usize>) -> Result<()> {
+    let Some(b_d) = &mut p.b_d else { return Ok(()) };
+    let beta = if r.start == 0 { 0.0 } else { 1.0 };
+    Ok(q.reduce_rows(ReduceKind::Sum, t.dy.rows_view(r), None, grad(b_d)?, beta)?)
 }
 
 /// How a penalty is computed on codes of these rows.
@@ -163,7 +173,7 @@ pub(super) fn norm_grad(q: &mut Queue, p: &mut Params, t: &mut Train, norms: &Te
     Ok(())
 }
 
-/// The ends of every backward: decoder bias, norms, thresholds.
+/// The ends of every backward: norms and thresholds.
 pub(super) fn finish_grads(
     q: &mut Queue,
     p: &mut Params,
@@ -171,11 +181,7 @@ pub(super) fn finish_grads(
     parts: Parts,
     norms: &Tensor,
     theta: Option<&Tensor>,
-    rows: usize,
 ) -> Result<()> {
-    if let Some(b_d) = &mut p.b_d {
-        q.reduce_rows(ReduceKind::Sum, t.dy.rows_view(0..rows), None, grad(b_d)?, 0.0)?;
-    }
     if parts.norms() {
         norm_grad(q, p, t, norms)?;
     }

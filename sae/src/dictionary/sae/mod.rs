@@ -253,7 +253,7 @@ impl Dictionary for Sae {
             self.step_dense(q, input, settings, c, &mut parts, dead)?;
         }
         let Work { train: Some(t), norms, theta, .. } = &mut self.work else { return Err(work::mixed_up()) };
-        loss::finish_grads(q, &mut self.p, t, parts, norms, theta.as_ref(), x.rows())?;
+        loss::finish_grads(q, &mut self.p, t, parts, norms, theta.as_ref())?;
         loss::terms(q, t, parts, input.weight, settings, c)
     }
 

@@ -48,11 +48,8 @@ impl Sae {
     ) -> Result<()> {
         let (x, rows) = (input.inputs[0], input.inputs[0].rows());
         self.forward_sparse(q, x, c.k)?;
-        let Work { codes: Store::Sparse(codes), y_hat, train: Some(t), .. } = &mut self.work else {
-            return Err(mixed_up());
-        };
-        loss::error(q, t, y_hat, input.labels[0], 0..rows)?;
         if let Some(dead) = dead {
+            let Store::Sparse(codes) = &self.work.codes else { return Err(mixed_up()) };
             q.fill(&mut dead.fired, 0.0)?;
             q.activity_sparse(codes.view(), input.mask, &mut dead.fired)?;
             parts.dead = aux::count(&aux::age(q, dead, input.n_tokens, parts.auxk)?);
@@ -60,11 +57,15 @@ impl Sae {
                 self.forward_dead(q, x, parts.dead, dead)?;
             }
         }
-        let Work { codes: Store::Sparse(codes), norms, train: Some(t), .. } = &mut self.work else {
+        let Work { codes: Store::Sparse(codes), y_hat, norms, train: Some(t), .. } = &mut self.work else {
             return Err(mixed_up());
         };
         let with_aux = (parts.dead > 0).then_some(c.auxk);
-        loss::error_grad(q, t, input.weight, with_aux, settings.auxk_detached, 0..rows)?;
+        for r in blocks(rows, loss::CACHED_ROWS) {
+            loss::error(q, t, y_hat, input.labels[0], r.clone())?;
+            loss::error_grad(q, t, input.weight, with_aux, settings.auxk_detached, r.clone())?;
+            loss::bias_grad(q, &mut self.p, t, r)?;
+        }
 
         let Train { path: Path::Sparse(slots), dy, .. } = &mut *t else { return Err(mixed_up()) };
         decoder_grads(q, &mut self.p, codes, slots, dy.rows_view(0..rows), 0.0)?;
