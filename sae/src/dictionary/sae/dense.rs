@@ -3,7 +3,7 @@
 //! tanh-quad, or which features are dead after this step) pre-activations are computed a second time.
 
 use super::{
-    Params, Sae, aux,
+    Params, Sae, dead as dead_features,
     encode::{dense_grads, hidden},
     grad,
     loss::{self, Parts},
@@ -107,8 +107,8 @@ impl Sae {
         };
         q.fill(&mut dead.fired, 0.0)?;
         q.activity_dense(f.rows_view(0..input.weight.rows()), input.mask, &mut dead.fired)?;
-        let flags = aux::age(q, dead, input.n_tokens, needed)?;
-        let n = aux::count(&flags);
+        let flags = dead_features::age(q, dead, input.n_tokens, needed)?;
+        let n = dead_features::count(&flags);
         if let (1.., Some(Aux { scale: Some(scale), .. })) = (n, &mut t.aux) {
             let living_0: Vec<f32> = flags.iter().map(|&d| f32::from(d)).collect();
             q.upload(&living_0, &mut *scale)?;

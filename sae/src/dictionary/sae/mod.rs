@@ -3,8 +3,8 @@
 //! Dividing the gated value by n again makes f exactly h, so n only decides the selection: gradients reach it through the
 //! penalties alone. `sparse` holds topk and batchtopk, `dense` relu and jumprelu, forward and backward side by side.
 
-mod aux;
 mod codes;
+mod dead;
 mod dense;
 mod encode;
 mod fold;

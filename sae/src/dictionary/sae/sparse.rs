@@ -2,8 +2,9 @@
 //! it is computed, so for topk the matrix `[B, S]` never exists; batchtopk ranks across the batch and keeps it.
 
 use super::{
-    Params, Sae, aux,
+    Params, Sae,
     codes::{Slots, SparseCodes},
+    dead as dead_features,
     encode::{hidden, sparse_grads},
     grad,
     loss::{self, Parts},
@@ -52,7 +53,7 @@ impl Sae {
             let Store::Sparse(codes) = &self.work.codes else { return Err(mixed_up()) };
             q.fill(&mut dead.fired, 0.0)?;
             q.activity_sparse(codes.view(), input.mask, &mut dead.fired)?;
-            parts.dead = aux::count(&aux::age(q, dead, input.n_tokens, parts.auxk)?);
+            parts.dead = dead_features::count(&dead_features::age(q, dead, input.n_tokens, parts.auxk)?);
             if parts.dead > 0 {
                 self.forward_dead(q, x, parts.dead, dead)?;
             }
