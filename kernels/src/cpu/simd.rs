@@ -55,13 +55,13 @@ macro_rules! per_isa {
             #[inline(always)]
             unsafe fn body<$S: $crate::cpu::simd::Simd>($($arg: $ty),*) $(-> $ret)? $body
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
             unsafe fn avx512($($arg: $ty),*) $(-> $ret)? {
                 // SAFETY: the caller's contract, passed on; the features are enabled here.
                 unsafe { body::<$crate::cpu::simd::x86::Avx512>($($arg),*) }
             }
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma,f16c")]
+            #[target_feature(enable = "avx2,fma,f16c,popcnt")]
             unsafe fn avx2($($arg: $ty),*) $(-> $ret)? {
                 // SAFETY: the caller's contract, passed on; the features are enabled here.
                 unsafe { body::<$crate::cpu::simd::x86::Avx2>($($arg),*) }
@@ -88,6 +88,18 @@ pub(crate) fn prefetch(p: *const f32) {
     // SAFETY: prefetching never faults.
     unsafe {
         std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast())
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
+/// Asks for the cache line at `p` in the second-level cache; any address is allowed.
+#[inline(always)]
+pub(crate) fn prefetch_near(p: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: prefetching never faults.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.cast())
     };
     #[cfg(not(target_arch = "x86_64"))]
     let _ = p;

@@ -24,9 +24,10 @@ struct Blocks {
 impl Blocks {
     /// For `slots` reads of rows of `w`.
     fn of(w: Rows<f32>, slots: usize) -> Self {
-        // A quarter of the cache is left to what streams by. Widths are register tiles of whole cache lines.
+        // A quarter of the cache is left to what streams by. Widths are register tiles; narrower ones than these spend more
+        // on entries than they save on rows.
         let fits = l2_bytes() / 4 * 3 / 4 / w.rows.max(1);
-        let tile = [128, 64, 32, 16].into_iter().find(|&t| t <= fits).unwrap_or(0);
+        let tile = [128, 64, 32].into_iter().find(|&t| t <= fits).unwrap_or(0);
         let width = if tile == 128 { fits / 128 * 128 } else { tile }.min(w.cols.next_multiple_of(16));
         let packed = width > 0 && w.cols >= 16 && slots >= 2 * w.rows;
         let width = if packed { width } else { w.cols.max(1) };
@@ -442,15 +443,21 @@ pub unsafe fn sparse_outer(
     assert!(col_ptr.len() == y.rows + 1 && x.cols == y.cols && row.len() == slot.len());
     let entries = (col_ptr[y.rows] as usize).min(row.len());
     // Values in column order once, instead of a scattered read for every column block.
-    let vals: Vec<f32> = slot[..entries]
-        .par_iter()
-        .with_min_len(1 << 13)
-        .map(|&e| vals.get(e as usize).copied().unwrap_or(0.0))
-        .collect();
-    // The transposed matrix is a sparse matrix over the rows of x.
-    let s = Codes { vals: &vals, idx: &row[..entries], ptr: Some(col_ptr), k: 0, rows: y.rows, n: x.rows };
-    // SAFETY: the caller's contract; rows of x are checked one by one.
-    unsafe { sparse_mul(isa, s, x, None, y, beta) };
+    Scratch::with(entries, |ordered| {
+        let place = Shared::at(ordered);
+        (0..entries).into_par_iter().with_min_len(1 << 13).for_each(|e| {
+            let value = vals.get(slot[e] as usize).copied().unwrap_or(0.0);
+            // SAFETY: each entry is written once, inside the scratch.
+            unsafe { *place.ptr().add(e) = value };
+        });
+        // SAFETY: all entries were just written; rows of x are checked one by one; the rest is the caller's contract.
+        unsafe {
+            let vals = std::slice::from_raw_parts(ordered, entries);
+            // The transposed matrix is a sparse matrix over the rows of x.
+            let s = Codes { vals, idx: &row[..entries], ptr: Some(col_ptr), k: 0, rows: y.rows, n: x.rows };
+            sparse_mul(isa, s, x, None, y, beta);
+        }
+    });
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use super::{
     Isa, Rows,
-    simd::{Simd, per_isa},
+    simd::{Simd, per_isa, prefetch_near},
 };
 use rayon::prelude::*;
 
@@ -32,7 +32,7 @@ pub unsafe fn topk(
             // SAFETY: each row belongs to one task; the instruction set exists; scale and mask are as long as the row.
             unsafe {
                 let (v, i) = (vals.row_mut(r), idx.row_mut(r));
-                candidates(isa, x.row(r), scale, mask, v.len(), scratch);
+                candidates(isa, x.row(r), x.row_ptr(r + 1), scale, mask, v.len(), scratch);
                 scratch.finish(x.row(r), v, i);
             }
         }
@@ -84,9 +84,10 @@ fn group_size(n: usize, k: usize) -> Option<usize> {
 }
 
 per_isa! {
-    /// Leaves the keys of the best k entries of one row in `scratch`.
+    /// Leaves the keys of the best k entries of one row in `scratch`, and asks for the row at `next`.
     unsafe fn candidates<S>(
         x: &[f32],
+        next: *const f32,
         scale: Option<&[f32]>,
         mask: Option<&[u8]>,
         k: usize,
@@ -95,10 +96,10 @@ per_isa! {
         // SAFETY: the caller checked the lengths.
         unsafe {
             match (scale, mask) {
-                (None, None) => row::<S, false, false>(x, x, &[], k, scratch),
-                (Some(s), None) => row::<S, true, false>(x, s, &[], k, scratch),
-                (None, Some(m)) => row::<S, false, true>(x, x, m, k, scratch),
-                (Some(s), Some(m)) => row::<S, true, true>(x, s, m, k, scratch),
+                (None, None) => row::<S, false, false>(x, x, &[], next, k, scratch),
+                (Some(s), None) => row::<S, true, false>(x, s, &[], next, k, scratch),
+                (None, Some(m)) => row::<S, false, true>(x, x, m, next, k, scratch),
+                (Some(s), Some(m)) => row::<S, true, true>(x, s, m, next, k, scratch),
             }
         }
     }
@@ -130,27 +131,45 @@ unsafe fn row<S: Simd, const SCALE: bool, const MASK: bool>(
     x: &[f32],
     scale: &[f32],
     mask: &[u8],
+    next: *const f32,
     k: usize,
     scratch: &mut Scratch,
 ) {
     let vectors = x.len() / S::N;
     let g_at = |i: usize| if SCALE { x[i] * scale[i] } else { x[i] };
-    scratch.found.resize(BATCH + LANES, 0);
-    // SAFETY: all loads stay below `vectors * N <= x.len()`; `found` has room for N more than BATCH.
+    scratch.found.resize(BATCH + 4 * LANES, 0);
+    // SAFETY: all loads stay below `vectors * N <= x.len()`; `found` has room for four vectors more than BATCH.
     unsafe {
         let mut t = match group_size(x.len(), k) {
             Some(size) => bound::<S, SCALE, MASK>(x, scale, mask, vectors, size, k, &mut scratch.maxima),
             None => 0.0,
         };
         let mut n = 0;
-        for v in 0..vectors {
-            let i = v * S::N;
-            let hits = S::gt(gated::<S, SCALE, MASK>(x, scale, mask, i), S::splat(t));
-            n += S::positions(hits, i as u32, scratch.found.as_mut_ptr().add(n));
-            if n >= BATCH {
-                t = scratch.take(n, k, g_at).unwrap_or(t);
-                n = 0;
+        let (mut v, mut bar) = (0, S::splat(t));
+        while v < vectors {
+            // Four vectors to a branch: most hold nothing above the bound.
+            let mut hits = [0; 4];
+            if v + 4 <= vectors {
+                for j in 0..4 {
+                    hits[j] = S::gt(gated::<S, SCALE, MASK>(x, scale, mask, (v + j) * S::N), bar);
+                    prefetch_near(next.wrapping_add((v + j) * S::N));
+                }
+            } else {
+                for j in 0..vectors - v {
+                    hits[j] = S::gt(gated::<S, SCALE, MASK>(x, scale, mask, (v + j) * S::N), bar);
+                }
             }
+            if hits[0] | hits[1] | hits[2] | hits[3] != 0 {
+                for j in 0..4 {
+                    let at = ((v + j) * S::N) as u32;
+                    n += S::positions(hits[j], at, scratch.found.as_mut_ptr().add(n));
+                }
+                if n >= BATCH {
+                    t = scratch.take(n, k, g_at).unwrap_or(t);
+                    (n, bar) = (0, S::splat(t));
+                }
+            }
+            v += 4;
         }
         for i in vectors * S::N..x.len() {
             if g_at(i) > t && (!MASK || mask[i] != 0) {
