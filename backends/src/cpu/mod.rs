@@ -59,9 +59,30 @@ struct CpuDevice {
     info: DeviceInfo,
 }
 
+/// Size of a large page, where pages can be large.
+const LARGE_PAGE: usize = 2 << 20;
+
 fn layout(bytes: usize) -> Option<Layout> {
+    let align = if bytes >= 2 * LARGE_PAGE { LARGE_PAGE } else { ALIGNMENT };
     // An empty tensor still needs an address other than 0, which means "no operand".
-    Layout::from_size_align(bytes.max(1).checked_next_multiple_of(ALIGNMENT)?, ALIGNMENT).ok()
+    Layout::from_size_align(bytes.max(1).checked_next_multiple_of(ALIGNMENT)?, align).ok()
+}
+
+/// Asks for large pages under a big allocation: gathers from matrices of many megabytes otherwise miss the address
+/// translation cache on almost every row.
+fn advise_large_pages(ptr: *mut u8, layout: Layout) {
+    #[cfg(target_os = "linux")]
+    if layout.align() == LARGE_PAGE {
+        unsafe extern "C" {
+            fn madvise(addr: *mut std::ffi::c_void, length: usize, advice: std::ffi::c_int) -> std::ffi::c_int;
+        }
+        const MADV_HUGEPAGE: std::ffi::c_int = 14;
+        // SAFETY: the range was just allocated and is aligned to pages. This is a hint: without it memory works the same, so its
+        // result does not matter.
+        unsafe { madvise(ptr.cast(), layout.size(), MADV_HUGEPAGE) };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (ptr, layout);
 }
 
 // SAFETY: `alloc` hands out memory of the global allocator with `ALIGNMENT`, valid until `free`.
@@ -89,15 +110,19 @@ unsafe impl Device for CpuDevice {
 
     fn alloc(&self, bytes: usize) -> Result<Addr> {
         let layout = layout(bytes);
-        // SAFETY: the layout's size is at least ALIGNMENT.
-        let ptr = layout.map_or(std::ptr::null_mut(), |l| unsafe { std::alloc::alloc(l) });
-        if ptr.is_null() {
+        let place = layout.and_then(|layout| {
+            // SAFETY: the layout's size is at least ALIGNMENT.
+            let ptr = unsafe { std::alloc::alloc(layout) };
+            (!ptr.is_null()).then_some((ptr, layout))
+        });
+        let Some((ptr, layout)) = place else {
             return Err(Error::OutOfMemory {
                 device: self.info.name.clone(),
                 asked: bytes,
                 what: "a tensor".into(),
             });
-        }
+        };
+        advise_large_pages(ptr, layout);
         Ok(Addr(ptr as u64))
     }
 
