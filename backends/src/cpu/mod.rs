@@ -74,7 +74,11 @@ fn advise_large_pages(ptr: *mut u8, layout: Layout) {
     #[cfg(target_os = "linux")]
     if layout.align() == LARGE_PAGE {
         unsafe extern "C" {
-            fn madvise(addr: *mut std::ffi::c_void, length: usize, advice: std::ffi::c_int) -> std::ffi::c_int;
+            fn madvise(
+                addr: *mut std::ffi::c_void,
+                length: usize,
+                advice: std::ffi::c_int,
+            ) -> std::ffi::c_int;
         }
         const MADV_HUGEPAGE: std::ffi::c_int = 14;
         // SAFETY: the range was just allocated and is aligned to pages. This is a hint: without it memory works the same, so its
