@@ -44,7 +44,7 @@ pub struct Quickstart {
 }
 
 /// About a minute on two AVX-512 cores.
-pub const DEFAULT_QUICKSTART_TOKENS: u64 = 1_000_000;
+pub const DEFAULT_QUICKSTART_TOKENS: u64 = 2_000_000;
 
 /// How a settings file is read.
 #[derive(Args, Debug)]
