@@ -10,8 +10,8 @@ use lm_saes_runtime::{Arena, DType, Tensor, ViewMut};
 use std::ops::Range;
 
 /// Most rows encoded at a time. A product packs all of W_E before it multiplies, which costs 10 % of its time at 512 rows, 5 % at
-/// 1024 and nothing measurable at 2048 (d 768, S 6144, AVX-512).
-const MOST_ROWS: usize = 2048;
+/// 1024, 3 % of the whole step at 2048 against 4096 (d 768, S 6144, AVX-512; `benches/train_step`).
+const MOST_ROWS: usize = 4096;
 /// Most bytes of one block of pre-activations, for wide dictionaries.
 const MOST_BYTES: usize = 256 << 20;
 /// Rows of `[S, d]` held at once while the gradient of the norms is added.
