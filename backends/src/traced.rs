@@ -141,7 +141,9 @@ pub fn flops(op: &Op) -> u64 {
             2 * o.batch * o.c.len() * k
         }
         // Half of the keys are masked; q·k and p·v each take two per coordinate.
-        Op::Attention(o) => 2 * o.batch * o.heads * o.len * (o.len + 1) * o.d_head,
+        Op::Attention(o) => o.batch * o.heads * o.len * (o.len + 1) * (o.d_head + o.d_value),
+        // q·k again, then dq and dk; dz·v, then dv.
+        Op::AttentionGrad(o) => o.batch * o.heads * o.len * (o.len + 1) * (3 * o.d_head + 2 * o.d_value),
         Op::SparseMul(o) => 2 * slots(&o.s) * o.y.cols,
         Op::SparseDot(o) => 2 * slots(&o.s) * o.x.cols,
         Op::SparseOuter(o) => 2 * o.by.slot.len() * o.y.cols,

@@ -22,8 +22,8 @@ pub use error::{Error, Result};
 pub use op::{Act, MapKind, Op, PenaltyKind, RandomKind, ReduceKind};
 pub use operands::{Access, Operand};
 pub use queue::{
-    AdamArgs, AttentionArgs, CompactArgs, GemmOpts, NormArgs, PenaltyArgs, Queue, Select,
-    ThresholdPenaltyArgs,
+    AdamArgs, AttentionArgs, AttentionGradArgs, CompactArgs, GemmOpts, HeadsArgs, NormArgs, PenaltyArgs,
+    Queue, Select, ThresholdPenaltyArgs,
 };
 pub use registry::Registry;
 pub use tensor::{ByColumnView, SparseView, Tensor, View, ViewMut};

@@ -290,7 +290,8 @@ pub struct CrossEntropy {
 
 /// Rotary embedding in place on `x [N, heads·d_head]`; `pos [1,N] u32`; `cos, sin [n_ctx, rotary_dim/2] f32`.
 /// Frequency j rotates the pair (2j, 2j+1) when `adjacent == 1`, otherwise (j, j + rotary_dim/2), of every head.
-/// `(u, w) → (u·cos − w·sin, w·cos + u·sin)`. Coordinates ≥ rotary_dim pass through. A position ≥ n_ctx fails.
+/// `(u, w) → (u·cos − w·sin, w·cos + u·sin)`; `inverse == 1` turns back (`sin` negated), which is also the gradient of the
+/// forward turn. Coordinates ≥ rotary_dim pass through. A position ≥ n_ctx fails.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Rope {
@@ -302,10 +303,11 @@ pub struct Rope {
     pub d_head: u64,
     pub rotary_dim: u64,
     pub adjacent: u32,
+    pub inverse: u32,
 }
 
-/// Causal attention. `q, z [batch·len, heads·d_head]`, `k, v [batch·len, kv_heads·d_head]`, head h reads kv head
-/// `h / (heads/kv_heads)`. `s = scale·q·k`, soft-capped `cap·tanh(s/cap)` when `soft_cap > 0`; query i sees keys
+/// Causal attention. `q [batch·len, heads·d_head]`, `k [batch·len, kv_heads·d_head]`, `v [batch·len, kv_heads·d_value]`,
+/// `z [batch·len, heads·d_value]`; head h reads kv head `h / (heads/kv_heads)`. `s = scale·q·k`, soft-capped `cap·tanh(s/cap)` when `soft_cap > 0`; query i sees keys
 /// `max(0, i−window+1)..=i` (`window == 0`: all up to i); softmax; `z = p·v`. `pattern [batch·heads·len, len] f32`
 /// optional output of p (0 where masked). f32.
 #[derive(Clone, Copy, Debug)]
@@ -321,9 +323,32 @@ pub struct Attention {
     pub heads: u64,
     pub kv_heads: u64,
     pub d_head: u64,
+    pub d_value: u64,
     pub window: u64,
     pub scale: f32,
     pub soft_cap: f32,
+}
+
+/// Gradients of [`Attention`] without window and soft cap, with a key-value head for each head. From `q, k [batch·len,
+/// heads·d_head]` and `v, dz [batch·len, heads·d_value]`, p recomputed: `dv = pᵀ·dz`, and with `dp = dz·vᵀ` and
+/// `ds = scale·p∘(dp − Σ_j p·dp)`: `dq = ds·k`, `dk = dsᵀ·q` (all `=`, shaped like v, q, k). f32. No device holds more
+/// of p than a block of query rows for each thread or group of threads.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct AttentionGrad {
+    pub q: Mat,
+    pub k: Mat,
+    pub v: Mat,
+    pub dz: Mat,
+    pub dq: Mat,
+    pub dk: Mat,
+    pub dv: Mat,
+    pub batch: u64,
+    pub len: u64,
+    pub heads: u64,
+    pub d_head: u64,
+    pub d_value: u64,
+    pub scale: f32,
 }
 
 /// Per row of `x [B,F] f32`: the k entries with the largest `g = x·scale` among those with `g > 0` and `mask == 1`
@@ -563,5 +588,5 @@ macro_rules! ops {
 ops! {
     1 Gemm, 2 Fill, 3 Copy, 4 Gather, 5 Map, 6 Reduce, 7 Norm, 8 CrossEntropy, 9 Rope, 10 Attention,
     11 TopK, 12 Threshold, 13 Compact, 14 Gate, 15 GateGrad, 16 Penalty, 17 ThresholdPenalty,
-    18 SparseMul, 19 SparseDot, 20 SortByColumn, 21 SparseOuter, 22 Activity, 23 Age, 24 Adam, 25 Random,
+    18 SparseMul, 19 SparseDot, 20 SortByColumn, 21 SparseOuter, 22 Activity, 23 Age, 24 Adam, 25 Random, 26 AttentionGrad,
 }

@@ -81,6 +81,7 @@ impl Op {
             Op::CrossEntropy(o) => visit!(f, o; Read: logits, target; Write: loss;),
             Op::Rope(o) => visit!(f, o; Update: x; Read: pos, cos, sin;),
             Op::Attention(o) => visit!(f, o; Read: q, k, v; Write: z, pattern;),
+            Op::AttentionGrad(o) => visit!(f, o; Read: q, k, v, dz; Write: dq, dk, dv;),
             Op::TopK(o) => visit!(f, o; Read: x, scale, mask; Write: vals, idx;),
             Op::Threshold(o) => visit!(f, o; Read: x, scale, mask; Write: out;),
             Op::Compact(o) => {

@@ -2,18 +2,20 @@
 
 use super::{rows, rows_opt, slice, slice_opt};
 use half::{bf16, f16};
-use lm_saes_kernels::cpu::attention::{Operands, Shape};
+use lm_saes_kernels::cpu::attention::{GradOperands, Heads, Operands, Shape};
 use lm_saes_kernels::cpu::gemm::{Activation, Float, Operand, Product, gemm_batch};
 use lm_saes_kernels::cpu::map::Form;
 use lm_saes_kernels::cpu::norm::Style;
 use lm_saes_kernels::cpu::reduce::{Kind, along_columns, along_rows};
 use lm_saes_kernels::cpu::rope::Layout;
-use lm_saes_runtime::op::{Attention, Copy, CrossEntropy, Fill, Gather, Gemm, Map, Mat, Norm, Reduce, Rope};
+use lm_saes_runtime::op::{
+    Attention, AttentionGrad, Copy, CrossEntropy, Fill, Gather, Gemm, Map, Mat, Norm, Reduce, Rope,
+};
 use lm_saes_runtime::{Act, DType, MapKind, Op, ReduceKind, Unsupported};
 
 /// The kernels under their own names, beside the adapters of the same names.
 mod kernel {
-    pub use lm_saes_kernels::cpu::attention::attention;
+    pub use lm_saes_kernels::cpu::attention::{attention, attention_grad};
     pub use lm_saes_kernels::cpu::copy::{convert, copy, fill, gather};
     pub use lm_saes_kernels::cpu::map::map;
     pub use lm_saes_kernels::cpu::norm::{cross_entropy, norm};
@@ -219,6 +221,7 @@ pub(super) unsafe fn rope(op: &Rope) -> Result<(), String> {
         d_head: op.d_head as usize,
         rotary_dim: op.rotary_dim as usize,
         adjacent: op.adjacent == 1,
+        inverse: op.inverse == 1,
     };
     // SAFETY: shapes and aliasing were checked by the queue.
     unsafe { kernel::rope(rows(&op.x), slice(&op.pos), rows(&op.cos), rows(&op.sin), layout) }
@@ -233,6 +236,7 @@ pub(super) unsafe fn attention(op: &Attention) -> Result<(), String> {
         heads: op.heads as usize,
         kv_heads: op.kv_heads as usize,
         d_head: op.d_head as usize,
+        d_value: op.d_value as usize,
         window: op.window as usize,
         scale: op.scale,
         soft_cap: op.soft_cap,
@@ -242,6 +246,26 @@ pub(super) unsafe fn attention(op: &Attention) -> Result<(), String> {
         let pattern = rows_opt(&op.pattern);
         let o = Operands { q: rows(&op.q), k: rows(&op.k), v: rows(&op.v), z: rows(&op.z), pattern };
         kernel::attention(&o, &shape);
+    }
+    Ok(())
+}
+
+/// # Safety
+/// As [`lm_saes_runtime::Stream::launch`].
+pub(super) unsafe fn attention_grad(op: &AttentionGrad) -> Result<(), String> {
+    let heads = Heads {
+        batch: op.batch as usize,
+        len: op.len as usize,
+        heads: op.heads as usize,
+        d_head: op.d_head as usize,
+        d_value: op.d_value as usize,
+        scale: op.scale,
+    };
+    // SAFETY: shapes and aliasing were checked by the queue.
+    unsafe {
+        let (q, k, v, dz) = (rows(&op.q), rows(&op.k), rows(&op.v), rows(&op.dz));
+        let o = GradOperands { q, k, v, dz, dq: rows(&op.dq), dk: rows(&op.dk), dv: rows(&op.dv) };
+        kernel::attention_grad(&o, &heads);
     }
     Ok(())
 }

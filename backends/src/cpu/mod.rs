@@ -106,7 +106,8 @@ unsafe impl Device for CpuDevice {
             | Op::Norm(_)
             | Op::CrossEntropy(_)
             | Op::Rope(_)
-            | Op::Attention(_) => dense::supports(op),
+            | Op::Attention(_)
+            | Op::AttentionGrad(_) => dense::supports(op),
             Op::Penalty(_) | Op::Random(_) => train::supports(op),
             _ => Ok(()),
         }
@@ -161,6 +162,7 @@ unsafe impl Stream for Inline {
                 Op::CrossEntropy(op) => dense::cross_entropy(op),
                 Op::Rope(op) => dense::rope(op),
                 Op::Attention(op) => dense::attention(op),
+                Op::AttentionGrad(op) => dense::attention_grad(op),
                 Op::TopK(op) => select::top_k(op),
                 Op::Threshold(op) => select::threshold(op),
                 Op::Compact(op) => select::compact(op),

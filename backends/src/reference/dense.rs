@@ -208,50 +208,12 @@ pub(super) fn rope(m: Live, o: &op::Rope) -> Outcome {
                 let (i0, i1) = if o.adjacent == 1 { (2 * j, 2 * j + 1) } else { (j, j + half) };
                 let (c0, c1) = (h * o.d_head + i0, h * o.d_head + i1);
                 let (u, w) = (m.at(o.x).get(r, c0), m.at(o.x).get(r, c1));
-                let (cos, sin) = (m.at(o.cos).get(pos, j), m.at(o.sin).get(pos, j));
+                let cos = m.at(o.cos).get(pos, j);
+                let sin = m.at(o.sin).get(pos, j) * if o.inverse == 1 { -1.0 } else { 1.0 };
                 m.at(o.x).set(r, c0, u * cos - w * sin);
                 m.at(o.x).set(r, c1, w * cos + u * sin);
             }
         }
     }
     Ok(())
-}
-
-pub(super) fn attention(m: Live, o: &op::Attention) -> Outcome {
-    for b in 0..o.batch {
-        for h in 0..o.heads {
-            for i in 0..o.len {
-                attend(m, o, b, h, i);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Query i of head h in sequence b.
-fn attend(m: Live, o: &op::Attention, b: u64, h: u64, i: u64) {
-    let kv = h / (o.heads / o.kv_heads) * o.d_head;
-    let first = if o.window == 0 { 0 } else { (i + 1).saturating_sub(o.window) };
-    let score = |j: u64| {
-        let dot: f64 = (0..o.d_head)
-            .map(|e| m.at(o.q).get(b * o.len + i, h * o.d_head + e) * m.at(o.k).get(b * o.len + j, kv + e))
-            .sum();
-        let (s, cap) = (f64::from(o.scale) * dot, f64::from(o.soft_cap));
-        if cap > 0.0 { cap * (s / cap).tanh() } else { s }
-    };
-    let scores: Vec<f64> = (first..=i).map(score).collect();
-    let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let total: f64 = scores.iter().map(|s| (s - top).exp()).sum();
-    let p: Vec<f64> = scores.iter().map(|s| (s - top).exp() / total).collect();
-    for e in 0..o.d_head {
-        let z = (first..=i).zip(&p).map(|(j, p)| p * m.at(o.v).get(b * o.len + j, kv + e)).sum();
-        m.at(o.z).set(b * o.len + i, h * o.d_head + e, z);
-    }
-    if o.pattern.is_some() {
-        for j in 0..o.len {
-            let seen = (first..=i).contains(&j);
-            let value = if seen { p[(j - first) as usize] } else { 0.0 };
-            m.at(o.pattern).set((b * o.heads + h) * o.len + i, j, value);
-        }
-    }
 }

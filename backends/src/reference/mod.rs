@@ -1,7 +1,8 @@
 //! The scalar reference: every op in the simplest code that follows its contract, with f64 accumulation, on host memory,
 //! inline. It is slow and meant to be believed by reading; every other device, the fast CPU too, is tested against it.
-//! Operand access is in `host`; the ops are in `dense`, `select`, `sparse` and `train`.
+//! Operand access is in `host`; the ops are in `attention`, `dense`, `select`, `sparse` and `train`.
 
+mod attention;
 mod dense;
 mod host;
 mod select;
@@ -136,7 +137,8 @@ fn run(m: Live, op: &Op) -> Outcome {
         Op::Norm(o) => dense::norm(m, o),
         Op::CrossEntropy(o) => dense::cross_entropy(m, o),
         Op::Rope(o) => dense::rope(m, o),
-        Op::Attention(o) => dense::attention(m, o),
+        Op::Attention(o) => attention::attention(m, o),
+        Op::AttentionGrad(o) => attention::attention_grad(m, o),
         Op::TopK(o) => select::topk(m, o),
         Op::Threshold(o) => select::threshold(m, o),
         Op::Compact(o) => select::compact(m, o),

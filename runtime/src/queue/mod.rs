@@ -6,7 +6,7 @@ mod select;
 mod sparse;
 mod train;
 
-pub use dense::{AttentionArgs, GemmOpts, NormArgs};
+pub use dense::{AttentionArgs, AttentionGradArgs, GemmOpts, HeadsArgs, NormArgs};
 pub use select::{CompactArgs, Select};
 pub use train::{AdamArgs, PenaltyArgs, ThresholdPenaltyArgs};
 

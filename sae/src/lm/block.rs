@@ -168,6 +168,7 @@ impl Pass<'_, '_> {
             heads: a.n_heads,
             kv_heads: a.n_kv_heads,
             d_head: a.d_head,
+            d_value: a.d_head,
             window: kind.window,
             scale: kind.scale,
             soft_cap: a.score_cap,

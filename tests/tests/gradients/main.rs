@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod attention;
 mod model;
 mod ops;
 mod sae;

@@ -71,11 +71,26 @@ fn language_model(t: &mut Table) {
     }
     t.add("CrossEntropy", "[256, 50304]".into(), CLOSE, |b| layers::entropy(b, 256, 50304, 1.0, 50304));
     t.add("Rope", format!("{B} rows, 12 heads of 64"), CLOSE, |b| {
-        layers::rotate(b, B, (12, 64, 64), false, 40)
+        layers::rotate(b, B, (12, 64, 64), (false, false), 40)
     });
-    let a =
-        Attend { batch: 16, len: 256, heads: (12, 12), d_head: 64, window: 0, soft_cap: 0.0, pattern: false };
+    let a = Attend {
+        batch: 16,
+        len: 256,
+        heads: (12, 12),
+        d_head: 64,
+        d_value: 64,
+        window: 0,
+        soft_cap: 0.0,
+        pattern: false,
+    };
     t.add("Attention", "16 x 256, 12 heads of 64".into(), CLOSE, move |b| a.build(b));
+    let shared = Attend { d_value: F / 12, ..a };
+    t.add("Attention", format!("16 x 256, 12 heads of 64, values of {}", F / 12), CLOSE, move |b| {
+        shared.build(b)
+    });
+    t.add("AttentionGrad", format!("16 x 256, 12 heads of 64, values of {}", F / 12), CLOSE, |b| {
+        layers::attend_grad(b, (16, 256), 12, (64, F / 12))
+    });
 }
 
 fn selection(t: &mut Table) {

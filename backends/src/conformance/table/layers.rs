@@ -91,20 +91,22 @@ pub(super) fn entropy(b: &mut Build, rows: u64, vocabulary: u64, size: f32, larg
 }
 
 pub(super) fn rope(t: &mut Table) {
-    for adjacent in [false, true] {
+    for (adjacent, inverse) in [(false, false), (true, false), (false, true), (true, true)] {
         for (heads, d_head, rotary_dim) in [(1, 2, 2), (3, 16, 16), (2, 20, 6), (12, 64, 16), (2, 8, 0)] {
             for rows in [0, 1, 65] {
                 let what = format!(
-                    "{rows} rows, {heads} heads of {d_head}, {rotary_dim} turn{}",
-                    tag(adjacent, " adjacent")
+                    "{rows} rows, {heads} heads of {d_head}, {rotary_dim} turn{}{}",
+                    tag(adjacent, " adjacent"),
+                    tag(inverse, " back")
                 );
                 t.add("Rope", what, CLOSE, move |b| {
-                    rotate(b, rows, (heads, d_head, rotary_dim), adjacent, 40)
+                    rotate(b, rows, (heads, d_head, rotary_dim), (adjacent, inverse), 40)
                 });
             }
         }
     }
-    t.add_failing("Rope", "a position past the tables", |b| rotate(b, 5, (2, 8, 8), false, 41));
+    let flags = (false, false);
+    t.add_failing("Rope", "a position past the tables", move |b| rotate(b, 5, (2, 8, 8), flags, 41));
 }
 
 /// Tables of 40 positions; the last row is at `largest − 1`.
@@ -112,7 +114,7 @@ pub(super) fn rotate(
     b: &mut Build,
     rows: u64,
     (heads, d_head, rotary_dim): (u64, u64, u64),
-    adjacent: bool,
+    (adjacent, inverse): (bool, bool),
     largest: u64,
 ) -> Op {
     let x = b.update("x", (rows, heads * d_head), |r, _| r.normal());
@@ -121,7 +123,8 @@ pub(super) fn rotate(
     let angle = |i: u64| i as f32 * 0.37;
     let cos = b.contiguous().input("cos", (40, rotary_dim / 2), |_, i| angle(i).cos());
     let sin = b.contiguous().input("sin", (40, rotary_dim / 2), |_, i| angle(i).sin());
-    Op::Rope(op::Rope { x, pos, cos, sin, heads, d_head, rotary_dim, adjacent: adjacent.into() })
+    let (adjacent, inverse) = (adjacent.into(), inverse.into());
+    Op::Rope(op::Rope { x, pos, cos, sin, heads, d_head, rotary_dim, adjacent, inverse })
 }
 
 #[derive(Clone, Copy)]
@@ -130,6 +133,7 @@ pub(super) struct Attend {
     pub(super) len: u64,
     pub(super) heads: (u64, u64),
     pub(super) d_head: u64,
+    pub(super) d_value: u64,
     pub(super) window: u64,
     pub(super) soft_cap: f32,
     pub(super) pattern: bool,
@@ -137,12 +141,12 @@ pub(super) struct Attend {
 
 impl Attend {
     pub(super) fn build(&self, b: &mut Build) -> Op {
-        let Self { batch, len, heads: (heads, kv_heads), d_head, window, soft_cap, .. } = *self;
+        let Self { batch, len, heads: (heads, kv_heads), d_head, d_value, window, soft_cap, .. } = *self;
         let n = batch * len;
         let q = b.normal("q", (n, heads * d_head));
         let k = b.normal("k", (n, kv_heads * d_head));
-        let v = b.normal("v", (n, kv_heads * d_head));
-        let z = b.result("z", (n, heads * d_head), false);
+        let v = b.normal("v", (n, kv_heads * d_value));
+        let z = b.result("z", (n, heads * d_value), false);
         let pattern = b.when(self.pattern, |b| b.result("pattern", (n * heads, len), false));
         let scale = 1.5 / (d_head as f32).sqrt();
         Op::Attention(op::Attention {
@@ -156,6 +160,7 @@ impl Attend {
             heads,
             kv_heads,
             d_head,
+            d_value,
             window,
             scale,
             soft_cap,
@@ -166,12 +171,13 @@ impl Attend {
 pub(super) fn attention(t: &mut Table) {
     let mut add = |a: Attend| {
         let what = format!(
-            "batch {} len {} heads {}/{} of {} window {} cap {}{}",
+            "batch {} len {} heads {}/{} of {}, values of {}, window {} cap {}{}",
             a.batch,
             a.len,
             a.heads.0,
             a.heads.1,
             a.d_head,
+            a.d_value,
             a.window,
             a.soft_cap,
             tag(a.pattern, " pattern")
@@ -180,7 +186,18 @@ pub(super) fn attention(t: &mut Table) {
     };
     for (batch, len) in [(0, 4), (3, 0), (1, 1), (2, 7), (1, 64), (2, 65)] {
         for (heads, d_head) in [((1, 1), 1), ((4, 4), 20), ((6, 2), 16), ((4, 1), 64)] {
-            let plain = Attend { batch, len, heads, d_head, window: 0, soft_cap: 0.0, pattern: false };
+            let plain = Attend {
+                batch,
+                len,
+                heads,
+                d_head,
+                d_value: d_head,
+                window: 0,
+                soft_cap: 0.0,
+                pattern: false,
+            };
+            add(Attend { d_value: 2 * d_head + 1, pattern: true, ..plain });
+            add(Attend { d_value: 1, ..plain });
             add(plain);
             add(Attend { pattern: true, ..plain });
             add(Attend { window: 5, pattern: true, ..plain });
@@ -188,4 +205,49 @@ pub(super) fn attention(t: &mut Table) {
             add(Attend { soft_cap: 2.0, pattern: true, ..plain });
         }
     }
+}
+
+pub(super) fn attention_grad(t: &mut Table) {
+    for (batch, len) in [(0, 4), (3, 0), (1, 1), (2, 7), (1, 64), (2, 65), (1, 150)] {
+        for (heads, d_head, d_value) in [(1, 1, 1), (4, 20, 7), (2, 16, 33), (3, 8, 64), (2, 5, 0), (2, 0, 3)]
+        {
+            let what = format!("batch {batch} len {len} heads {heads} of {d_head}, values of {d_value}");
+            t.add("AttentionGrad", what, CLOSE, move |b| {
+                attend_grad(b, (batch, len), heads, (d_head, d_value))
+            });
+        }
+    }
+}
+
+pub(super) fn attend_grad(
+    b: &mut Build,
+    (batch, len): (u64, u64),
+    heads: u64,
+    (d_head, d_value): (u64, u64),
+) -> Op {
+    let n = batch * len;
+    let (narrow, wide) = ((n, heads * d_head), (n, heads * d_value));
+    let q = b.normal("q", narrow);
+    let k = b.normal("k", narrow);
+    let v = b.normal("v", wide);
+    let dz = b.normal("dz", wide);
+    let dq = b.result("dq", narrow, false);
+    let dk = b.result("dk", narrow, false);
+    let dv = b.result("dv", wide, false);
+    let scale = 1.5 / (d_head.max(1) as f32).sqrt();
+    Op::AttentionGrad(op::AttentionGrad {
+        q,
+        k,
+        v,
+        dz,
+        dq,
+        dk,
+        dv,
+        batch,
+        len,
+        heads,
+        d_head,
+        d_value,
+        scale,
+    })
 }

@@ -83,6 +83,7 @@ pub fn cases() -> Vec<Case> {
     layers::cross_entropy(&mut t);
     layers::rope(&mut t);
     layers::attention(&mut t);
+    layers::attention_grad(&mut t);
     select::topk(&mut t);
     select::threshold(&mut t);
     select::compact_and_gate(&mut t);

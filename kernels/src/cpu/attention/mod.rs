@@ -1,5 +1,10 @@
 //! Causal attention. One task is one key-value head of one sequence: its keys and values are packed once for the Gemm
-//! tiles, then blocks of queries pass through scores, softmax and the weighted sum without leaving the cache.
+//! tiles, then blocks of queries pass through scores, softmax and the weighted sum without leaving the cache. Gradients
+//! are in `grad`.
+
+mod grad;
+
+pub use grad::{GradOperands, Heads, attention_grad};
 
 use super::gemm::{
     Float, Operand, edge, pack,
@@ -19,8 +24,10 @@ pub struct Shape {
     pub heads: usize,
     /// Key-value heads; query head h reads `h / (heads / kv_heads)`.
     pub kv_heads: usize,
-    /// Width of a head.
+    /// Width of a query or key.
     pub d_head: usize,
+    /// Width of a value.
+    pub d_value: usize,
     /// Keys a query sees, itself included; 0 = all up to itself.
     pub window: usize,
     /// Multiplies q·k.
@@ -29,7 +36,8 @@ pub struct Shape {
     pub soft_cap: f32,
 }
 
-/// The matrices: `q, z [batch·len, heads·d_head]`, `k, v [batch·len, kv_heads·d_head]`.
+/// The matrices: `q [batch·len, heads·d_head]`, `k [batch·len, kv_heads·d_head]`, `v [batch·len, kv_heads·d_value]`,
+/// `z [batch·len, heads·d_value]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Operands {
     /// Queries.
@@ -68,7 +76,7 @@ unsafe fn attention_with(isa: Isa, o: &Operands, shape: &Shape) {
 }
 
 unsafe fn run<T: Tile>(o: &Operands, shape: &Shape) {
-    if shape.len == 0 || shape.d_head == 0 {
+    if shape.len == 0 {
         return;
     }
     let tasks = shape.batch * shape.kv_heads;
@@ -76,7 +84,7 @@ unsafe fn run<T: Tile>(o: &Operands, shape: &Shape) {
         // SAFETY: each task writes the heads of its own group only.
         unsafe { group::<T>(o, shape, task / shape.kv_heads, task % shape.kv_heads) }
     };
-    if shape.len * shape.len * shape.d_head * tasks < 1 << 16 {
+    if shape.len * shape.len * (shape.d_head + shape.d_value) * tasks < 1 << 16 {
         (0..tasks).for_each(one);
     } else {
         (0..tasks).into_par_iter().for_each(one);
@@ -95,9 +103,9 @@ struct Packed {
 
 /// All query heads that read key-value head `kv` of sequence `b`.
 unsafe fn group<T: Tile>(o: &Operands, s: &Shape, b: usize, kv: usize) {
-    let (first, col) = (b * s.len, kv * s.d_head);
+    let first = b * s.len;
     let key_floats = s.len.next_multiple_of(T::NR) * s.d_head + 16;
-    let value_floats = s.d_head.next_multiple_of(T::NR) * s.len + 16;
+    let value_floats = s.d_value.next_multiple_of(T::NR) * s.len + 16;
     // Few queries at a time when sequences are long, so that their scores stay in the second-level cache.
     let block = T::MR * (65_536 / (T::MR * s.len)).clamp(1, 8);
     let wide = s.len.next_multiple_of(T::NR);
@@ -106,8 +114,9 @@ unsafe fn group<T: Tile>(o: &Operands, s: &Shape, b: usize, kv: usize) {
             Scratch::with(2 * (block * wide + 16) + block * s.d_head + 16, |work| {
                 // SAFETY: rows of sequence b and columns of head kv; scratch has the rounded-up sizes.
                 unsafe {
-                    pack::pack(keys, T::NR, &operand(o.k), true, (first, s.len), (col, s.d_head));
-                    pack::pack(values, T::NR, &operand(o.v), false, (col, s.d_head), (first, s.len));
+                    pack::pack(keys, T::NR, &operand(o.k), true, (first, s.len), (kv * s.d_head, s.d_head));
+                    let columns = (kv * s.d_value, s.d_value);
+                    pack::pack(values, T::NR, &operand(o.v), false, columns, (first, s.len));
                     let packed = Packed { keys, values };
                     let group = s.heads / s.kv_heads;
                     for h in kv * group..(kv + 1) * group {
@@ -164,11 +173,11 @@ unsafe fn queries<T: Tile>(
         let p = Operand { ptr: scores.cast::<u8>(), ld, transposed: false, float: Float::F32 };
         pack::pack(probs, T::MR, &p, true, (0, n), (0, k1 - k0));
         let store = Store { alpha: 1.0, ..store };
-        for j in (0..s.d_head).step_by(T::NR) {
+        for j in (0..s.d_value).step_by(T::NR) {
             let values = packed.values.add(j * s.len + k0 * T::NR);
-            let width = (s.d_head - j).min(T::NR);
+            let width = (s.d_value - j).min(T::NR);
             for i in (0..n).step_by(T::MR) {
-                let z = o.z.row_ptr(row0 + i).add(h * s.d_head + j);
+                let z = o.z.row_ptr(row0 + i).add(h * s.d_value + j);
                 let (height, depth) = ((n - i).min(T::MR), k1 - k0);
                 if height == T::MR && width == T::NR {
                     T::run(depth, probs.add(i * depth), values, z, o.z.ld, &store);
@@ -226,33 +235,37 @@ mod tests {
         (b, h, i): (usize, usize, usize),
     ) -> (Vec<f64>, Vec<f64>) {
         let kv = h / (s.heads / s.kv_heads);
-        let at = |m: &[f32], heads: usize, row: usize, head: usize, d: usize| {
-            f64::from(m[((b * s.len + row) * heads + head) * s.d_head + d])
+        let at = |m: &[f32], heads: usize, width: usize, row: usize, head: usize, d: usize| {
+            f64::from(m[((b * s.len + row) * heads + head) * width + d])
         };
         let lo = if s.window == 0 { 0 } else { (i + 1).saturating_sub(s.window) };
         let mut p = vec![0.0; s.len];
         for j in lo..=i {
-            let dot: f64 = (0..s.d_head).map(|d| at(q, s.heads, i, h, d) * at(k, s.kv_heads, j, kv, d)).sum();
+            let dot: f64 = (0..s.d_head)
+                .map(|d| at(q, s.heads, s.d_head, i, h, d) * at(k, s.kv_heads, s.d_head, j, kv, d))
+                .sum();
             let score = f64::from(s.scale) * dot;
             let cap = f64::from(s.soft_cap);
             p[j] = if cap > 0.0 { cap * (score / cap).tanh() } else { score }.exp();
         }
         let sum: f64 = p.iter().sum();
         p.iter_mut().for_each(|v| *v /= sum);
-        let z = (0..s.d_head).map(|d| (lo..=i).map(|j| p[j] * at(v, s.kv_heads, j, kv, d)).sum()).collect();
+        let value = |j: usize, d: usize| at(v, s.kv_heads, s.d_value, j, kv, d);
+        let z = (0..s.d_value).map(|d| (lo..=i).map(|j| p[j] * value(j, d)).sum()).collect();
         (p, z)
     }
 
     fn check(isa: Isa, s: &Shape) {
         let n = s.batch * s.len;
         let (wide, narrow) = (s.heads * s.d_head, s.kv_heads * s.d_head);
-        let (q, k, v) = (values(n * wide, 1), values(n * narrow, 2), values(n * narrow, 3));
-        let (mut z, mut pattern) = (vec![f32::NAN; n * wide], vec![f32::NAN; n * s.heads * s.len]);
+        let (z_wide, v_narrow) = (s.heads * s.d_value, s.kv_heads * s.d_value);
+        let (q, k, v) = (values(n * wide, 1), values(n * narrow, 2), values(n * v_narrow, 3));
+        let (mut z, mut pattern) = (vec![f32::NAN; n * z_wide], vec![f32::NAN; n * s.heads * s.len]);
         let o = Operands {
             q: rows_of(&q, n, wide),
             k: rows_of(&k, n, narrow),
-            v: rows_of(&v, n, narrow),
-            z: rows_mut(&mut z, n, wide),
+            v: rows_of(&v, n, v_narrow),
+            z: rows_mut(&mut z, n, z_wide),
             pattern: Some(rows_mut(&mut pattern, n * s.heads, s.len)),
         };
         // SAFETY: shapes match, memory is distinct, the instruction set is available.
@@ -269,7 +282,7 @@ mod tests {
                         );
                     }
                     for (d, want) in want_z.iter().enumerate() {
-                        let got = z[((b * s.len + i) * s.heads + h) * s.d_head + d];
+                        let got = z[((b * s.len + i) * s.heads + h) * s.d_value + d];
                         assert!(
                             (f64::from(got) - want).abs() < 1e-5,
                             "{isa:?} {s:?} z[{i}, {d}]: {got}, {want}"
@@ -280,8 +293,17 @@ mod tests {
         }
     }
 
-    const BASE: Shape =
-        Shape { batch: 2, len: 37, heads: 4, kv_heads: 2, d_head: 20, window: 0, scale: 0.3, soft_cap: 0.0 };
+    const BASE: Shape = Shape {
+        batch: 2,
+        len: 37,
+        heads: 4,
+        kv_heads: 2,
+        d_head: 20,
+        d_value: 20,
+        window: 0,
+        scale: 0.3,
+        soft_cap: 0.0,
+    };
 
     #[test]
     fn lengths_around_block_edges_are_right_on_every_instruction_set() {
@@ -300,8 +322,12 @@ mod tests {
             }
             check(isa, &Shape { soft_cap: 1.5, scale: 2.0, ..BASE });
             for (heads, kv_heads, d_head) in [(1, 1, 1), (3, 3, 64), (6, 1, 33)] {
-                check(isa, &Shape { heads, kv_heads, d_head, ..BASE });
+                check(isa, &Shape { heads, kv_heads, d_head, d_value: d_head, ..BASE });
             }
+            for d_value in [0, 1, 31, 70] {
+                check(isa, &Shape { d_value, ..BASE });
+            }
+            check(isa, &Shape { d_head: 0, ..BASE });
         }
     }
 
