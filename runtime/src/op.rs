@@ -466,6 +466,15 @@ pub struct SparseMul {
     pub beta: f32,
 }
 
+/// `y[r,:] = beta·y[r,:]`, plus `vals` in the column of each entry: the dense form of `s`. `y [rows, n] f32`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Scatter {
+    pub s: Sparse,
+    pub y: Mat,
+    pub beta: f32,
+}
+
 /// `out[slot] = ⟨w[idx,:], x[row,:]⟩` for every entry of `s` (its vals are not read); `out` shaped like `s.vals`; empty slots get 0.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -588,5 +597,5 @@ macro_rules! ops {
 ops! {
     1 Gemm, 2 Fill, 3 Copy, 4 Gather, 5 Map, 6 Reduce, 7 Norm, 8 CrossEntropy, 9 Rope, 10 Attention,
     11 TopK, 12 Threshold, 13 Compact, 14 Gate, 15 GateGrad, 16 Penalty, 17 ThresholdPenalty,
-    18 SparseMul, 19 SparseDot, 20 SortByColumn, 21 SparseOuter, 22 Activity, 23 Age, 24 Adam, 25 Random, 26 AttentionGrad,
+    18 SparseMul, 19 SparseDot, 20 SortByColumn, 21 SparseOuter, 22 Activity, 23 Age, 24 Adam, 25 Random, 26 AttentionGrad, 27 Scatter,
 }

@@ -16,6 +16,19 @@ pub(super) fn mul(m: Live, o: &op::SparseMul) -> Outcome {
     Ok(())
 }
 
+pub(super) fn scatter(m: Live, o: &op::Scatter) -> Outcome {
+    for r in 0..o.y.rows {
+        for c in 0..o.y.cols {
+            let old = if o.beta == 0.0 { 0.0 } else { f64::from(o.beta) * m.at(o.y).get(r, c) };
+            m.at(o.y).set(r, c, old);
+        }
+        for (slot, c) in m.entries(&o.s, r)? {
+            m.at(o.y).set(r, c, m.at(o.y).get(r, c) + m.at(o.s.vals).flat(slot));
+        }
+    }
+    Ok(())
+}
+
 pub(super) fn dot(m: Live, o: &op::SparseDot) -> Outcome {
     for r in 0..o.s.rows {
         for (slot, f) in m.slots(&o.s, r)? {

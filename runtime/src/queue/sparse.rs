@@ -52,6 +52,16 @@ impl Queue {
         self.launch(op::SparseMul { s, w, bias, y, beta })
     }
 
+    /// `y = beta·y + S`, dense.
+    pub fn scatter<'y>(&mut self, s: SparseView<'_>, y: impl Into<ViewMut<'y>>, beta: f32) -> Result<()> {
+        const OP: &str = "Scatter";
+        let s = self.sparse(OP, s)?;
+        let y = self.input(OP, "y", y.into().raw, F32)?;
+        shaped(OP, "y", &y, s.rows, s.n)?;
+        disjoint(OP, &y, &[("vals", s.vals), ("idx", s.idx), ("ptr", s.ptr)])?;
+        self.launch(op::Scatter { s, y, beta })
+    }
+
     /// `out[slot] = ⟨w[idx], x[row]⟩` for every entry of `s`; its values are not read.
     pub fn sparse_dot<'w, 'x, 'o>(
         &mut self,

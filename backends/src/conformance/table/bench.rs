@@ -109,6 +109,7 @@ fn codes(t: &mut Table) {
     let c = Codes { rows: B, k: 50, n: F, ragged: false, holes: false };
     t.add("SparseMul", format!("{B} x 50 in {F} x {D}"), CLOSE, move |b| sparse::mul(b, c, D, true, 0.0));
     t.add("SparseDot", format!("{B} x 50 in {F} x {D}"), CLOSE, move |b| sparse::dot(b, c, D));
+    t.add("Scatter", format!("{B} x 50 in {F}"), CLOSE, move |b| sparse::scatter(b, c, 0.0));
     t.add("SortByColumn", format!("{B} x 50 in {F}"), EXACT, move |b| sparse::sort(b, c));
     t.add("SparseOuter", format!("{B} x 50 in {F} x {D}"), CLOSE, move |b| sparse::outer(b, c, D, 0.0));
     t.add("Activity", format!("{B} x 50 in {F}"), EXACT, move |b| {

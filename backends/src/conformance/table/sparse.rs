@@ -31,6 +31,11 @@ pub(super) fn products(t: &mut Table) {
             t.add("SparseMul", what, CLOSE, move |b| mul(b, c, width, bias, beta));
         }
         t.add("SparseDot", format!("{} width {width}", name(c)), CLOSE, move |b| dot(b, c, width));
+        if width == 1 {
+            for beta in [0.0, 1.0, 0.5] {
+                t.add("Scatter", format!("{} beta {beta}", name(c)), CLOSE, move |b| scatter(b, c, beta));
+            }
+        }
     }
 }
 
@@ -51,6 +56,12 @@ pub(super) fn dot(b: &mut Build, c: Codes, width: u64) -> Op {
         b.defined_by(out, s.ptr, c.rows);
     }
     Op::SparseDot(op::SparseDot { s, w, x, out })
+}
+
+pub(super) fn scatter(b: &mut Build, c: Codes, beta: f32) -> Op {
+    let (s, _) = b.codes(c);
+    let y = b.result("y", (c.rows, c.n), beta != 0.0);
+    Op::Scatter(op::Scatter { s, y, beta })
 }
 
 pub(super) fn columns(t: &mut Table) {

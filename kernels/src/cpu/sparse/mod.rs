@@ -5,10 +5,12 @@ mod blocks;
 mod columns;
 mod dot;
 mod mul;
+mod scatter;
 
 pub use columns::{sort_by_column, sparse_outer};
 pub use dot::sparse_dot;
 pub use mul::sparse_mul;
+pub use scatter::scatter;
 
 #[cfg(test)]
 mod tests;
