@@ -16,8 +16,24 @@ pub fn queue() -> Queue {
     Queue::new(&device).unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// Codes as a dense row-major `[rows, n]` on the host.
-pub fn dense_codes(q: &mut Queue, codes: Codes<'_>) -> Vec<f32> {
+/// Codes of every head as a dense row-major `[rows, heads, n]` on the host.
+pub fn dense_codes(q: &mut Queue, codes: Vec<Codes<'_>>) -> Vec<f32> {
+    let rows = match codes.first() {
+        Some(Codes::Dense(f)) => f.rows(),
+        Some(Codes::Sparse(s)) => s.rows(),
+        None => 0,
+    };
+    let heads: Vec<Vec<f32>> = codes.into_iter().map(|c| dense_head(q, c)).collect();
+    interleave(&heads, rows)
+}
+
+/// From `[rows, n]` of each head to `[rows, heads, n]`.
+pub fn interleave(heads: &[Vec<f32>], rows: usize) -> Vec<f32> {
+    let row = |h: &Vec<f32>, r: usize| h[r * h.len() / rows..(r + 1) * h.len() / rows].to_vec();
+    (0..rows).flat_map(|r| heads.iter().flat_map(move |h| row(h, r))).collect()
+}
+
+fn dense_head(q: &mut Queue, codes: Codes<'_>) -> Vec<f32> {
     let read = "downloading codes";
     let s = match codes {
         Codes::Dense(f) => return q.download(f).expect(read),

@@ -6,6 +6,7 @@ use lm_saes::{
         Codes, Coefficients, DeadFeatures, Dictionary, LossTerms, StepInput,
         checkpoint::{self, LoadOptions},
         normalise::{self, Scaling, Scratch},
+        variants::Variant,
     },
     tensorfile::TensorFile,
     training::{LossSettings, SparsityLoss, metrics::MetricWindow},
@@ -14,15 +15,12 @@ use lm_saes_runtime::{Arena, DType, Queue, Tensor};
 use lm_saes_tests::{
     dense_codes,
     golden::{self, Case, Differences, Outcome, Tolerance},
-    queue,
+    interleave, queue,
 };
 use serde_json::Value;
 use std::collections::BTreeMap;
 
 type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
-
-/// Variants of the reference system that do not exist here yet.
-const NOT_YET: &[&str] = &["crosscoder", "clt", "lorsa", "molt"];
 
 #[test]
 fn golden_dict_cases_agree() {
@@ -32,7 +30,7 @@ fn golden_dict_cases_agree() {
 fn check(case: &Case) -> Result<Outcome> {
     let config: Value = serde_json::from_str(&std::fs::read_to_string(case.path("config.json"))?)?;
     let sae_type = config["sae_type"].as_str().unwrap_or_default();
-    if NOT_YET.contains(&sae_type) {
+    if !Variant::TAGS.contains(&sae_type) {
         return Ok(Outcome::NotYet(format!("sae_type {sae_type}")));
     }
     let mut q = queue();
@@ -141,8 +139,8 @@ struct Step {
     normalised: BTreeMap<String, Vec<f32>>,
     codes: Vec<f32>,
     reconstruction: Vec<f32>,
-    raw_reconstruction: Vec<f32>,
-    out: String,
+    /// By output hook point.
+    raw_reconstruction: BTreeMap<String, Vec<f32>>,
     terms: LossTerms,
     row_penalty: Option<Vec<f32>>,
     grads: Vec<(String, Vec<f32>)>,
@@ -211,31 +209,35 @@ impl Step {
         let input = StepInput {
             inputs: view(d.hook_points_in()),
             labels: view(d.hook_points_out()),
+            context: batch.context,
             mask: mask.as_ref().map(|m| m.view()),
             weight: weight_t.view(),
             n_tokens,
         };
         let terms = d.train_step(q, &input, &loss, coefficients, dead.as_mut())?;
-        metrics.observe(q, &*d, &input, &weight)?;
+        metrics.observe(q, &mut *d, &input, &weight)?;
 
-        let out = d.hook_points_out().remove(0);
-        let mut raw = q.empty(rows, d.settings().d_model(), DType::F32)?;
-        normalise::denormalise(q, d.reconstruction()[0], factors[&out].view(), raw.view_mut())?;
+        let mut raw_reconstruction = BTreeMap::new();
+        for (hook, y) in d.hook_points_out().into_iter().zip(d.reconstruction()) {
+            let mut raw = q.empty(rows, y.cols(), DType::F32)?;
+            normalise::denormalise(q, y, factors[&hook].view(), raw.view_mut())?;
+            raw_reconstruction.insert(hook, q.download(&raw)?);
+        }
         let mut host = |tensors: BTreeMap<String, Tensor>| -> Result<BTreeMap<String, Vec<f32>>> {
             tensors.into_iter().map(|(k, t)| Ok((k, q.download(&t)?))).collect()
         };
         let (factors, normalised) = (host(factors)?, host(normalised)?);
         let mut grads = Vec::new();
         for p in d.params() {
-            grads.push((p.name.clone(), as_stored(p, q.download(p.grad.as_ref().ok_or("no gradient")?)?)));
+            let held: Vec<f32> = q.download(p.grad.as_ref().ok_or("no gradient")?)?;
+            grads.push((p.name.clone(), p.to_stored(&held).into_owned()));
         }
         Ok(Self {
             factors,
             normalised,
             codes: dense_codes(q, d.codes()),
-            reconstruction: q.download(d.reconstruction()[0])?,
-            raw_reconstruction: q.download(&raw)?,
-            out,
+            reconstruction: reconstruction(q, &*d, rows)?,
+            raw_reconstruction,
             terms,
             row_penalty: d.row_penalty().map(|p| q.download(p)).transpose()?,
             grads,
@@ -245,6 +247,15 @@ impl Step {
             decoder_norms: d.decoder_norms(q)?,
         })
     }
+}
+
+/// Reconstructions in the order of the files: `[B, H, d]`, but `[L, B, d]` for the layers of a clt.
+fn reconstruction(q: &mut Queue, d: &dyn Dictionary, rows: usize) -> Result<Vec<f32>> {
+    let mut heads: Vec<Vec<f32>> = Vec::new();
+    for y in d.reconstruction() {
+        heads.push(q.download(y)?);
+    }
+    Ok(if d.settings().sae_type() == "clt" { heads.concat() } else { interleave(&heads, rows) })
 }
 
 /// Gives the dictionary, and with a loss a metric window too, memory of the size a first pass adds up.
@@ -286,15 +297,6 @@ fn dead_features(case: &Case, q: &mut Queue, batch: &Batch, s: usize) -> Result<
     }))
 }
 
-/// Values of a device tensor in the layout of files.
-fn as_stored(p: &lm_saes::dictionary::Param, values: Vec<f32>) -> Vec<f32> {
-    if !p.transposed {
-        return values;
-    }
-    let (rows, cols) = (p.value.rows(), p.value.cols());
-    (0..cols * rows).map(|i| values[(i % rows) * cols + i / rows]).collect()
-}
-
 fn compare_inputs(
     case: &Case,
     q: &mut Queue,
@@ -313,11 +315,13 @@ fn compare_inputs(
         let name_n = format!("normalized.{name}");
         found.compare(&name_n, &step.normalised[name], &expected.f32(&name_n)?.1, tol);
     }
-    let raw = format!("reconstructed_raw.{}", step.out);
+    for (hook, got) in &step.raw_reconstruction {
+        let name = format!("reconstructed_raw.{hook}");
+        found.compare(&name, got, &expected.f32(&name)?.1, tol);
+    }
     for (name, got) in [
         ("feature_acts", &step.codes),
         ("reconstructed", &step.reconstruction),
-        (raw.as_str(), &step.raw_reconstruction),
         ("decoder_norm", &step.decoder_norms),
     ] {
         found.compare(name, got, &expected.f32(name)?.1, tol);
@@ -326,11 +330,16 @@ fn compare_inputs(
     let mut d = load(case, q, "", false)?;
     let k = current_k(case, &*d);
     plan(&mut *d, q, batch.rows, k, None)?;
-    let hook_in = d.hook_points_in().remove(0);
-    let x = q.tensor(batch.rows, d.settings().d_model(), &step.normalised[&hook_in])?;
-    d.forward(q, &[x.view()], k)?;
+    let mut inputs = Vec::new();
+    for hook in d.hook_points_in() {
+        let values = &step.normalised[&hook];
+        inputs.push(q.tensor(batch.rows, values.len() / batch.rows, values)?);
+    }
+    let inputs: Vec<_> = inputs.iter().map(Tensor::view).collect();
+    d.forward(q, &inputs, batch.context, k)?;
     found.same("codes of forward and of train_step", dense_codes(q, d.codes()), step.codes.clone());
-    found.same("forward and train_step", q.download(d.reconstruction()[0])?, step.reconstruction.clone());
+    let again = reconstruction(q, &*d, batch.rows)?;
+    found.same("forward and train_step", again, step.reconstruction.clone());
     Ok(())
 }
 
@@ -445,9 +454,11 @@ fn compare_folded(
     let tol = case.tolerance("/tolerance")?;
     // Our fold gives what the unfolded dictionary reconstructs, in every case.
     let mut ours = load(case, q, "", true)?;
-    let (codes, reconstruction) = on_raw(case, q, batch, &mut *ours)?;
-    let name = format!("reconstructed_raw.{}", ours.hook_points_out()[0]);
-    found.compare(&format!("folded {name}"), &reconstruction, &expected.f32(&name)?.1, tol);
+    let (codes, _) = on_raw(case, q, batch, &mut *ours)?;
+    for (hook, y) in ours.hook_points_out().into_iter().zip(ours.reconstruction()) {
+        let name = format!("reconstructed_raw.{hook}");
+        found.compare(&format!("folded {name}"), &q.download(y)?, &expected.f32(&name)?.1, tol);
+    }
     // A checkpoint folded by the reference system computes what it does there; where that fold is exact, so does ours.
     let theirs = case.open("expected_folded.safetensors")?;
     let exact = case.json["fold"]["function_preserving"].as_bool().ok_or("fold.function_preserving")?;
@@ -465,10 +476,13 @@ fn compare_folded(
 fn on_raw(case: &Case, q: &mut Queue, batch: &Batch, d: &mut dyn Dictionary) -> Result<(Vec<f32>, Vec<f32>)> {
     let k = current_k(case, d);
     plan(d, q, batch.rows, k, None)?;
-    let x = &batch.raw[&d.hook_points_in()[0]];
-    d.forward(q, &[x.view()], k)?;
-    if let Codes::Sparse(s) = d.codes() {
-        assert_eq!(s.n, d.d_sae());
+    let hooks = d.hook_points_in();
+    let inputs: Vec<_> = hooks.iter().map(|h| batch.raw[h].view()).collect();
+    d.forward(q, &inputs, batch.context, k)?;
+    for codes in d.codes() {
+        if let Codes::Sparse(s) = codes {
+            assert_eq!(s.n, d.d_sae());
+        }
     }
-    Ok((dense_codes(q, d.codes()), q.download(d.reconstruction()[0])?))
+    Ok((dense_codes(q, d.codes()), reconstruction(q, d, batch.rows)?))
 }

@@ -3,7 +3,10 @@
 
 use lm_saes::{
     activations::Batch,
-    dictionary::checkpoint::{self, LoadOptions},
+    dictionary::{
+        checkpoint::{self, LoadOptions},
+        variants::Variant,
+    },
     settings::{TrainerSettings, from_tree},
     training::{StepReport, Trainer, schedules::Schedules},
 };
@@ -94,7 +97,7 @@ fn check(case: &Case) -> Result<Outcome, String> {
     let config: Value =
         text(serde_json::from_str(&text(std::fs::read_to_string(case.path("initial/config.json")))?))?;
     let sae_type = config["sae_type"].as_str().unwrap_or_default();
-    if sae_type != "sae" {
+    if !Variant::TAGS.contains(&sae_type) {
         return Ok(Outcome::NotYet(format!("dictionaries of type {sae_type}")));
     }
     let mut q = queue();

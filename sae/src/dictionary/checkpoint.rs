@@ -197,7 +197,7 @@ fn write(
     tensorfile::write_with(file, &names, dtype.precision(), metadata, |i| {
         let Some(p) = params.get(i) else { return Ok(Cow::Owned(vec![scalars[i - params.len()]])) };
         let values: Vec<f32> = q.download(&p.value)?;
-        Ok(Cow::Owned(if p.transposed { transpose(&values, p.value.rows(), p.value.cols()) } else { values }))
+        Ok(Cow::Owned(p.to_stored(&values).into_owned()))
     })
 }
 
@@ -258,21 +258,5 @@ fn read_param(weights: &TensorFile, p: &Param) -> Result<Vec<f32>> {
         let what = format!("element {at} is {}", values[at]);
         return Err(Error::Tensor { path: weights.path().into(), name: p.name.clone(), what });
     }
-    Ok(if p.transposed { transpose(&values, p.value.cols(), p.value.rows()) } else { values })
-}
-
-/// `[rows, cols]` to `[cols, rows]`, in tiles that stay in cache.
-fn transpose(x: &[f32], rows: usize, cols: usize) -> Vec<f32> {
-    const TILE: usize = 32;
-    let mut y = vec![0.0; x.len()];
-    for r0 in (0..rows).step_by(TILE) {
-        for c0 in (0..cols).step_by(TILE) {
-            for c in c0..(c0 + TILE).min(cols) {
-                for r in r0..(r0 + TILE).min(rows) {
-                    y[c * rows + r] = x[r * cols + c];
-                }
-            }
-        }
-    }
-    y
+    Ok(p.to_held(values))
 }

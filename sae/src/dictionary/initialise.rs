@@ -17,6 +17,19 @@ pub struct RandomInit {
     pub seed: u64,
 }
 
+impl RandomInit {
+    /// The starting value of log-thresholds.
+    ///
+    /// # Errors
+    /// None was given.
+    pub fn log_threshold(&self) -> Result<f32> {
+        self.log_jumprelu_threshold.ok_or_else(|| {
+            let what = "is needed with act_fn = jumprelu: the log of the first threshold, e.g. -2.3";
+            Error::setting("initializer.init_log_jumprelu_threshold_value", what)
+        })
+    }
+}
+
 /// Starting values, and the pieces the initialiser's search is made of. Batches are normalised.
 pub trait Initialise {
     /// Name of the variant, for errors.
@@ -41,7 +54,12 @@ pub trait Initialise {
         Err(unsupported(self.variant(), "bias_init_method = geometric_median", "use all_zero"))
     }
     /// Encoder biases = minus the mean pre-activation without bias, so that repeating it changes nothing.
-    fn encoder_bias_from_mean_hidden_pre(&mut self, _q: &mut Queue, _inputs: &[View<'_>]) -> Result<()> {
+    fn encoder_bias_from_mean_hidden_pre(
+        &mut self,
+        _q: &mut Queue,
+        _inputs: &[View<'_>],
+        _context: Option<usize>,
+    ) -> Result<()> {
         Err(unsupported(self.variant(), "init_encoder_bias_with_mean_hidden_pre", "set it to false"))
     }
     /// Confines decoder rows to the span of the labels' first `d_active` principal directions.

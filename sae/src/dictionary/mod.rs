@@ -2,43 +2,24 @@
 //! A variant is one file (or folder) with forward and backward side by side; nothing outside it names the variant.
 
 pub mod checkpoint;
+mod coder;
 mod initialise;
 pub mod normalise;
+mod param;
 mod sae;
+pub mod settings;
 mod subspace;
+pub mod variants;
 
 pub use initialise::{Initialise, RandomInit};
-pub use sae::Sae;
+pub use param::{Param, ParamGroup};
+pub use sae::SaeSettings;
 
-use crate::Result;
-use lm_saes_runtime::{Arena, Queue, SparseView, Tensor, View};
+use crate::{Error, Result, settings::NormActivation};
+use lm_saes_runtime::{Arena, DType, MapKind, Queue, ReduceKind, SparseView, Tensor, View, ViewMut};
+use param::grad;
+use settings::DictionarySettings;
 use std::collections::BTreeMap;
-
-/// Which optimiser group a parameter belongs to (TRAINING §4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ParamGroup {
-    /// Everything but thresholds.
-    Others,
-    /// JumpReLU log-thresholds: own learning rate, not clipped.
-    Thresholds,
-}
-
-/// One trainable tensor.
-pub struct Param {
-    /// Name in the checkpoint.
-    pub name: String,
-    /// Shape in the checkpoint.
-    pub shape: Vec<usize>,
-    /// Whether the device holds the transpose of the checkpoint's matrix (`W_E` is `[d, S]` in files, `[S, d]` here, so that
-    /// sparse gradients gather contiguous rows).
-    pub transposed: bool,
-    /// Optimiser group.
-    pub group: ParamGroup,
-    /// Value, f32.
-    pub value: Tensor,
-    /// Gradient of the last [`Dictionary::train_step`]; present once planned for training.
-    pub grad: Option<Tensor>,
-}
 
 /// Feature activations of the last forward.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +36,8 @@ pub struct StepInput<'a> {
     pub inputs: Vec<View<'a>>,
     /// Labels `[B, d]`, one per output hook point.
     pub labels: Vec<View<'a>>,
+    /// Rows of one context, for batches of whole contexts; `None` for single tokens.
+    pub context: Option<usize>,
     /// Which rows count, `[1, B]` u8; absent = all.
     pub mask: Option<View<'a>>,
     /// `m_t / Σ m`, `[B, 1]` f32.
@@ -106,13 +89,19 @@ pub struct LossTerms {
 /// A sparse dictionary of any variant.
 pub trait Dictionary: Initialise + Send {
     /// Settings as they will be saved.
-    fn settings(&self) -> &crate::settings::DictionarySettings;
+    fn settings(&self) -> &DictionarySettings;
     /// Number of features.
-    fn d_sae(&self) -> usize;
+    fn d_sae(&self) -> usize {
+        self.settings().d_sae()
+    }
     /// Hook points read.
-    fn hook_points_in(&self) -> Vec<String>;
+    fn hook_points_in(&self) -> Vec<String> {
+        self.settings().hook_points_in()
+    }
     /// Hook points reconstructed.
-    fn hook_points_out(&self) -> Vec<String>;
+    fn hook_points_out(&self) -> Vec<String> {
+        self.settings().hook_points_out()
+    }
     /// Average activation norm by hook point, for dataset-wise normalisation.
     fn norms(&self) -> &BTreeMap<String, f32>;
     /// Sets the average norms.
@@ -130,8 +119,10 @@ pub trait Dictionary: Initialise + Send {
         max_k: usize,
         loss: Option<&crate::training::LossSettings>,
     ) -> Result<()>;
-    /// Encodes and decodes; then [`Dictionary::codes`] and [`Dictionary::reconstruction`] hold the result.
-    fn forward(&mut self, q: &mut Queue, inputs: &[View<'_>], k: usize) -> Result<()>;
+    /// Encodes and decodes; then [`Dictionary::codes`] and [`Dictionary::reconstruction`] hold the result. `context` as in
+    /// [`StepInput`].
+    fn forward(&mut self, q: &mut Queue, inputs: &[View<'_>], context: Option<usize>, k: usize)
+    -> Result<()>;
     /// Forward, loss and gradients: `Param::grad` is overwritten.
     fn train_step(
         &mut self,
@@ -141,8 +132,22 @@ pub trait Dictionary: Initialise + Send {
         coefficients: Coefficients,
         dead: Option<&mut DeadFeatures>,
     ) -> Result<LossTerms>;
-    /// Feature activations of the last forward or step.
-    fn codes(&self) -> Codes<'_>;
+    /// Feature activations of the last forward or step, one for each head or layer that has its own.
+    fn codes(&self) -> Vec<Codes<'_>>;
+    /// Over how many heads figures such as L0 are averaged; those of layers are added up (TRAINING §6).
+    fn averaged_heads(&self) -> usize {
+        1
+    }
+    /// Metrics only this variant has, of the last step on `input`; recorded as means over steps. `weight` is `input.weight` on
+    /// the host.
+    fn own_metrics(
+        &mut self,
+        _q: &mut Queue,
+        _input: &StepInput<'_>,
+        _weight: &[f32],
+    ) -> Result<Vec<(String, f64)>> {
+        Ok(Vec::new())
+    }
     /// Reconstructions of the last forward or step, `[B, d]`, one per output hook point.
     fn reconstruction(&self) -> Vec<View<'_>>;
     /// The sparsity penalty of each row of the last step, `[B, 1]`, already times its coefficient; `None` without one or
@@ -159,8 +164,44 @@ pub trait Dictionary: Initialise + Send {
 }
 
 /// A dictionary of zeros with these settings.
-pub fn build(q: &mut Queue, settings: &crate::settings::DictionarySettings) -> Result<Box<dyn Dictionary>> {
-    match settings {
-        crate::settings::DictionarySettings::Sae(s) => Ok(Box::new(Sae::new(q, s)?)),
+pub fn build(q: &mut Queue, settings: &DictionarySettings) -> Result<Box<dyn Dictionary>> {
+    settings.validate()?;
+    settings.variant.facts().build(q, settings)
+}
+
+/// `‖row‖` of `w [S, d]` into `out [S, 1]`.
+fn row_norms(q: &mut Queue, w: &Tensor, mut out: ViewMut<'_>) -> Result<()> {
+    q.reduce_cols(ReduceKind::SumSq, w, out.reborrow(), 0.0)?;
+    Ok(q.map_in_place(MapKind::Sqrt, 0.0, 0.0, out)?)
+}
+
+/// `‖row‖` of `w [S, d]` on the host.
+fn norms_of(q: &mut Queue, w: &Tensor) -> Result<Vec<f32>> {
+    let mut out = q.empty(w.rows(), 1, DType::F32)?;
+    row_norms(q, w, out.view_mut())?;
+    Ok(q.download(&out)?)
+}
+
+/// What multiplies raw activations of every input and every output hook point, for folding (VARIANTS §4).
+///
+/// # Errors
+/// Another normalisation than dataset-wise, or an average norm that is not known.
+fn folding_factors(
+    settings: &DictionarySettings,
+    norms: &BTreeMap<String, f32>,
+) -> Result<(Vec<f32>, Vec<f32>)> {
+    let mode = settings.norm_activation();
+    if mode != NormActivation::DatasetWise {
+        let what = format!("folding needs dataset-wise normalisation, this dictionary has {mode:?}");
+        return Err(Error::setting("fold_activation_scale", what));
     }
+    let factor = |hook_point: &String| {
+        let norm = norms.get(hook_point).copied().filter(|n| n.is_finite() && *n > 0.0);
+        let norm = norm.ok_or_else(|| Error::Data {
+            what: format!("cannot fold: no average activation norm of {hook_point} is known"),
+        })?;
+        Ok((settings.d_model() as f32).sqrt() / norm)
+    };
+    let all = |hooks: Vec<String>| hooks.iter().map(factor).collect::<Result<Vec<f32>>>();
+    Ok((all(settings.hook_points_in())?, all(settings.hook_points_out())?))
 }

@@ -137,8 +137,15 @@ impl Encoder {
         let mut factors = q.empty(x.rows(), 1, DType::F32)?;
         scaling.factors(q, x.view(), Some(batch.len), &mut self.scratch, factors.view_mut())?;
         normalise::normalise_in_place(q, factors.view(), x.view_mut())?;
-        dictionary.forward(q, &[x.view()], dictionary.settings().top_k())?;
-        HostCodes::download(q, dictionary.codes())
+        let k = dictionary.settings().top_k();
+        dictionary.forward(q, &[x.view()], Some(batch.len), k)?;
+        match dictionary.codes()[..] {
+            [codes] => HostCodes::download(q, codes),
+            _ => Err(Error::Unsupported {
+                what: "a first look at a dictionary with several codes a token".into(),
+                why: "it shows one activation a token".into(),
+            }),
+        }
     }
 
     fn look(

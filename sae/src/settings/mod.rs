@@ -1,8 +1,10 @@
 //! What users write in settings files: names and defaults as in the reference system.
 
+pub use crate::dictionary::settings::{
+    ActFn, CommonSettings, DictionaryChoice, DictionarySettings, NormActivation, PretrainedSettings,
+};
 mod activations;
 mod data;
-mod dictionary;
 mod dtype;
 mod fields;
 mod initializer;
@@ -15,9 +17,6 @@ pub use activations::{
     ActivationFactorySettings, ActivationSource, BufferShuffle, CachePath, CachedSource, DatasetSource,
 };
 pub use data::DatasetSettings;
-pub use dictionary::{
-    ActFn, DictionaryChoice, DictionarySettings, NormActivation, PretrainedSettings, SaeSettings,
-};
 pub use dtype::DTypeName;
 pub use fields::field_names;
 pub use initializer::{BiasInit, InitializerSettings};

@@ -105,7 +105,7 @@ pub fn quality(
         let weight = buffers.load(q, dictionary, &hooks, &mut batch)?;
         let input = buffers.input(dictionary, &hooks, &batch)?;
         let k = dictionary.settings().top_k();
-        dictionary.forward(q, &input.inputs, k)?;
+        dictionary.forward(q, &input.inputs, input.context, k)?;
         loss += window.observe(q, dictionary, &input, &weight)? * batch.n_valid as f64;
         seen += batch.n_valid as u64;
     }
@@ -220,7 +220,7 @@ impl<'a> Splice<'a> {
                     what: format!("replacing {} from {}", self.hook_out, self.hook_in),
                     why: "the input comes after the output in the forward".into(),
                 })?;
-                self.replace(q, x, &replaced, t)?;
+                self.replace(q, x, batch.len, &replaced, t)?;
             }
             Ok(())
         };
@@ -229,18 +229,30 @@ impl<'a> Splice<'a> {
         lm.losses(q, tokens, Some(Edit { hooks, apply: &mut apply }))
     }
 
-    /// `t += replaced ⊙ (reconstruction of x − t)`, in blocks of as many rows as the dictionary is planned for.
-    fn replace(&mut self, q: &mut Queue, mut x: Tensor, replaced: &Tensor, t: &mut Tensor) -> Result<()> {
+    /// `t += replaced ⊙ (reconstruction of x − t)`, in blocks of as many whole contexts as the dictionary is planned for.
+    fn replace(
+        &mut self,
+        q: &mut Queue,
+        mut x: Tensor,
+        context: usize,
+        replaced: &Tensor,
+        t: &mut Tensor,
+    ) -> Result<()> {
         let k = self.dictionary.settings().top_k();
         let (from, to) =
             (Scaling::of(self.dictionary, &self.hook_in)?, Scaling::of(self.dictionary, &self.hook_out)?);
         let n = x.rows();
-        for first in (0..n).step_by(self.rows) {
-            let r: Range<usize> = first..n.min(first + self.rows);
+        // A dictionary that looks at whole contexts is planned for at least one.
+        let (block, context) = match self.rows / context {
+            0 => (self.rows, None),
+            whole => (whole * context, Some(context)),
+        };
+        for first in (0..n).step_by(block) {
+            let r: Range<usize> = first..n.min(first + block);
             let len = r.len();
             from.factors(q, x.rows_view(r.clone()), None, &mut self.scratch, self.factors.rows_mut(0..len))?;
             normalise::normalise_in_place(q, self.factors.rows_view(0..len), x.rows_mut(r.clone()))?;
-            self.dictionary.forward(q, &[x.rows_view(r.clone())], k)?;
+            self.dictionary.forward(q, &[x.rows_view(r.clone())], context, k)?;
             to.factors(q, t.rows_view(r.clone()), None, &mut self.scratch, self.factors.rows_mut(0..len))?;
             let d = t.cols();
             let mut change = q.empty(len, d, DType::F32)?;

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     Error, Result,
     activations::Batch,
-    dictionary::{Dictionary, RandomInit},
+    dictionary::{Dictionary, RandomInit, StepInput},
     settings::{ActFn, BiasInit, InitializerSettings, NormActivation},
     training::BatchSource,
 };
@@ -91,9 +91,9 @@ pub fn initialise(
         transpose(q, dictionary, settings)?;
     }
     if settings.grid_search_init_norm {
-        done.best_norm = Some(search(q, dictionary, settings, &input.inputs, &input.labels, &weight)?);
+        done.best_norm = Some(search(q, dictionary, settings, &input, &weight)?);
     }
-    encoder_bias(q, dictionary, settings, &input.inputs)?;
+    encoder_bias(q, dictionary, settings, &input.inputs, input.context)?;
     q.sync()?;
     Ok(done)
 }
@@ -141,9 +141,10 @@ fn encoder_bias(
     dictionary: &mut dyn Dictionary,
     s: &InitializerSettings,
     inputs: &[View<'_>],
+    context: Option<usize>,
 ) -> Result<()> {
     if s.init_encoder_bias_with_mean_hidden_pre {
-        dictionary.encoder_bias_from_mean_hidden_pre(q, inputs)?;
+        dictionary.encoder_bias_from_mean_hidden_pre(q, inputs, context)?;
     }
     Ok(())
 }
@@ -197,16 +198,20 @@ fn search(
     q: &mut Queue,
     dictionary: &mut dyn Dictionary,
     s: &InitializerSettings,
-    inputs: &[View<'_>],
-    labels: &[View<'_>],
+    input: &StepInput<'_>,
     weight: &[f32],
 ) -> Result<(f32, f64)> {
-    let rows = weight.len().min(SEARCH_ROWS);
-    let (inputs, labels) = (first_rows(inputs, rows), first_rows(labels, rows));
+    let context = input.context;
+    let rows = match context {
+        Some(len) => (SEARCH_ROWS / len).max(1) * len,
+        None => SEARCH_ROWS,
+    };
+    let rows = rows.min(weight.len());
+    let (inputs, labels) = (first_rows(&input.inputs, rows), first_rows(&input.labels, rows));
     let set = |q: &mut Queue, norm: f32, dictionary: &mut dyn Dictionary| -> Result<()> {
         dictionary.set_decoder_norm(q, norm, true)?;
         transpose(q, dictionary, s)?;
-        encoder_bias(q, dictionary, s, &inputs)
+        encoder_bias(q, dictionary, s, &inputs, context)
     };
     let mut best: Option<(f32, f64)> = None;
     for pass in 0..2 {
@@ -218,7 +223,7 @@ fn search(
         for norm in norms {
             set(q, norm, dictionary)?;
             let k = dictionary.settings().top_k();
-            dictionary.forward(q, &inputs, k)?;
+            dictionary.forward(q, &inputs, context, k)?;
             let loss = reconstruction_loss(q, dictionary, &labels, &weight[..rows])?;
             if loss.is_finite() && best.is_none_or(|(_, least)| loss < least) {
                 best = Some((norm, loss));

@@ -8,6 +8,7 @@ use crate::{
 };
 use lm_saes_runtime::{Arena, DType, MapKind, Queue, ReduceKind, Tensor, View};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Rows whose difference is held at once.
 const BLOCK: usize = 1024;
@@ -17,8 +18,12 @@ pub struct MetricWindow {
     sums: Sums,
     /// Active features per token that counts, and explained variance, of the last step.
     last: (f64, f64),
-    /// Rows that count in which each feature was active, `[1, S]` u32.
+    /// Rows that count in which each feature was active, one row of `[heads, S]` u32 for each code.
     fired: Tensor,
+    /// Over how many heads L0 is averaged.
+    averaged_heads: usize,
+    /// Sums of metrics only the variant has.
+    own: BTreeMap<String, f64>,
     /// Reconstruction or label minus something, `[BLOCK, d]`.
     difference: Tensor,
     /// Mean label, `[1, d]`.
@@ -59,6 +64,8 @@ pub struct SavedWindow {
     tokens: u64,
     /// f64 bits.
     values: Vec<u64>,
+    /// f64 bits.
+    own: BTreeMap<String, u64>,
     fired: Vec<u32>,
 }
 
@@ -89,13 +96,21 @@ impl MetricWindow {
             mean: f32s("metrics: mean label", 1, d)?,
             rows: f32s("metrics: row sums", 3, rows)?,
             total: f32s("metrics: totals", 1, 2)?,
-            fired: arena.tensor("metrics: fired", 1, dictionary.d_sae(), DType::U32)?,
+            fired: arena.tensor(
+                "metrics: fired",
+                dictionary.codes().len(),
+                dictionary.d_sae(),
+                DType::U32,
+            )?,
+            averaged_heads: dictionary.averaged_heads(),
+            own: BTreeMap::new(),
         })
     }
 
     /// Starts a new window.
     pub fn reset(&mut self, q: &mut Queue) -> Result<()> {
         self.sums = Sums::default();
+        self.own.clear();
         Ok(q.fill(&mut self.fired, 0.0)?)
     }
 
@@ -104,20 +119,26 @@ impl MetricWindow {
     pub fn observe(
         &mut self,
         q: &mut Queue,
-        dictionary: &dyn Dictionary,
+        dictionary: &mut dyn Dictionary,
         input: &StepInput<'_>,
         weight: &[f32],
     ) -> Result<f64> {
         let before = if input.mask.is_some() { self.count_fired(q)? } else { 0 };
-        match dictionary.codes() {
-            Codes::Dense(f) => q.activity_dense(f, input.mask, &mut self.fired)?,
-            Codes::Sparse(s) => q.activity_sparse(s, input.mask, &mut self.fired)?,
+        let (mut total, mut active) = (0.0, 0.0);
+        for (head, codes) in dictionary.codes().into_iter().enumerate() {
+            let fired = self.fired.rows_mut(head..head + 1);
+            match codes {
+                Codes::Dense(f) => q.activity_dense(f, input.mask, fired)?,
+                Codes::Sparse(s) => q.activity_sparse(s, input.mask, fired)?,
+            }
+            let (sum, n) = self.totals(q, codes)?;
+            total += sum;
+            active += n;
         }
-        let (total, active) = self.totals(q, dictionary.codes())?;
         self.sums.values[FEATURE_ACT] += if active > 0.0 { total / active } else { 0.0 };
         // Without a mask the total is that of the rows that count; with one, the counters know.
         let counted = if input.mask.is_some() { (self.count_fired(q)? - before) as f64 } else { active };
-        self.last = (counted / input.n_tokens.max(1) as f64, 0.0);
+        self.last = (counted / (input.n_tokens.max(1) * self.averaged_heads) as f64, 0.0);
         let reconstructions = dictionary.reconstruction();
         let heads = input.labels.len() as f64;
         let mut l_rec = 0.0;
@@ -130,7 +151,10 @@ impl MetricWindow {
                 self.sums.values[slot] += value / heads;
             }
             self.last.1 += f.ev / heads;
-            l_rec += f.l_rec;
+            l_rec += f.l_rec / heads;
+        }
+        for (name, value) in dictionary.own_metrics(q, input, weight)? {
+            *self.own.entry(name).or_default() += value;
         }
         self.sums.steps += 1;
         self.sums.tokens += input.n_tokens as u64;
@@ -180,7 +204,8 @@ impl MetricWindow {
     }
 
     fn per_token(&self, fired: &[u32]) -> f64 {
-        fired.iter().map(|&n| u64::from(n)).sum::<u64>() as f64 / self.sums.tokens.max(1) as f64
+        let rows = (self.sums.tokens.max(1) * self.averaged_heads as u64) as f64;
+        fired.iter().map(|&n| u64::from(n)).sum::<u64>() as f64 / rows
     }
 
     /// The metrics every dictionary has, training or not: frequencies, reconstruction, L0.
@@ -252,6 +277,7 @@ impl MetricWindow {
             steps: self.sums.steps,
             tokens: self.sums.tokens,
             values: self.sums.values.iter().map(|v| v.to_bits()).collect(),
+            own: self.own.iter().map(|(name, v)| (name.clone(), v.to_bits())).collect(),
             fired: q.download(&self.fired)?,
         })
     }
@@ -262,6 +288,7 @@ impl MetricWindow {
         for (to, from) in self.sums.values.iter_mut().zip(&saved.values) {
             *to = f64::from_bits(*from);
         }
+        self.own = saved.own.iter().map(|(name, &v)| (name.clone(), f64::from_bits(v))).collect();
         Ok(q.upload(&saved.fired, &mut self.fired)?)
     }
 

@@ -123,6 +123,7 @@ impl InputBuffers {
         Ok(StepInput {
             inputs: select(&dictionary.hook_points_in(), hook_points, batch)?,
             labels: select(&dictionary.hook_points_out(), hook_points, batch)?,
+            context: batch.contexts.map(|(_, len)| len),
             mask: batch.has_masked().then(|| self.mask.view().slice_cols(0..rows)),
             weight: self.weight.rows_view(0..rows),
             n_tokens: batch.n_valid,

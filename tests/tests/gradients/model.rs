@@ -56,22 +56,23 @@ impl Model {
         &p[i * self.d..(i + 1) * self.d]
     }
 
-    /// Where a parameter is in the list `W_E, b_E, W_D, [b_D], [W_E_glu, b_E_glu], [log θ]`.
-    fn glu_at(&self) -> usize {
-        3 + usize::from(self.decoder_bias)
+    /// Where the decoder is in the list `W_E, b_E, [W_E_glu, b_E_glu], W_D, [b_D], [log θ]`.
+    fn w_d_at(&self) -> usize {
+        if self.glu { 4 } else { 2 }
     }
 
     fn forward(&self, p: &[Vec<f64>]) -> Forward {
         let hidden = |x: &[f64], w: usize, b: usize, i: usize| dot(x, self.row(&p[w], i)) + p[b][i];
         let pre = |x: &Vec<f64>| {
             let one = |i| {
-                let gate = self.glu_at();
-                let factor = if self.glu { 1.0 / (1.0 + (-hidden(x, gate, gate + 1, i)).exp()) } else { 1.0 };
+                let factor = if self.glu { 1.0 / (1.0 + (-hidden(x, 2, 3, i)).exp()) } else { 1.0 };
                 hidden(x, 0, 1, i) * factor
             };
             (0..self.s).map(one).collect()
         };
-        let n = (0..self.s).map(|i| dot(self.row(&p[2], i), self.row(&p[2], i)).sqrt()).collect();
+        let n = (0..self.s)
+            .map(|i| dot(self.row(&p[self.w_d_at()], i), self.row(&p[self.w_d_at()], i)).sqrt())
+            .collect();
         let theta = match self.act {
             ActFn::JumpRelu => p[p.len() - 1].iter().map(|t| t.exp()).collect(),
             _ => vec![0.0; self.s],
@@ -95,6 +96,7 @@ impl Model {
                 ActFn::JumpRelu => g > theta[i],
                 ActFn::TopK => left_in_row[r] > 0,
                 ActFn::BatchTopK => left > 0,
+                ActFn::LayerTopK | ActFn::BatchLayerTopK => unreachable!("for layers only"),
             };
             left_in_row[r] = left_in_row[r].saturating_sub(1);
             left = left.saturating_sub(1);
@@ -141,8 +143,10 @@ impl Model {
     }
 
     fn decode(&self, p: &[Vec<f64>], f: &[f64], bias: bool) -> Vec<f64> {
-        let bias = |j: usize| if bias && self.decoder_bias { p[3][j] } else { 0.0 };
-        (0..self.d).map(|j| bias(j) + (0..self.s).map(|i| f[i] * p[2][i * self.d + j]).sum::<f64>()).collect()
+        let bias = |j: usize| if bias && self.decoder_bias { p[self.w_d_at() + 1][j] } else { 0.0 };
+        (0..self.d)
+            .map(|j| bias(j) + (0..self.s).map(|i| f[i] * p[self.w_d_at()][i * self.d + j]).sum::<f64>())
+            .collect()
     }
 
     /// y − ŷ of every row.

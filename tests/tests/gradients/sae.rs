@@ -115,6 +115,7 @@ fn run(c: &Setting) -> Both {
     let input = StepInput {
         inputs: vec![xt.view()],
         labels: vec![yt.view()],
+        context: None,
         mask: c.masked.then(|| mt.view()),
         weight: wt.view(),
         n_tokens,

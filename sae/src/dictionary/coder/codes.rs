@@ -1,9 +1,6 @@
 //! Memory of sparse codes: the codes themselves, one value for each entry, and the entries grouped by column.
 
-use crate::{
-    Result,
-    settings::{ActFn, SaeSettings},
-};
+use crate::{Result, settings::ActFn};
 use lm_saes_runtime::{Arena, ByColumnView, DType, SparseView, Tensor, View, ViewMut};
 use std::ops::Range;
 
@@ -11,7 +8,7 @@ const F32: DType = DType::F32;
 const U32: DType = DType::U32;
 
 /// One value for each entry of sparse codes, and the entries grouped by column.
-pub(super) struct Slots {
+pub(crate) struct Slots {
     pub dcodes: Tensor,
     pub a: Tensor,
     pub b: Tensor,
@@ -22,7 +19,7 @@ pub(super) struct Slots {
 }
 
 /// Sparse codes of up to `rows` rows: fixed k per row, or, for batchtopk, counts that vary.
-pub(super) struct SparseCodes {
+pub(crate) struct SparseCodes {
     vals: Tensor,
     idx: Tensor,
     /// Row offsets and the selection threshold.
@@ -33,19 +30,27 @@ pub(super) struct SparseCodes {
 }
 
 impl SparseCodes {
-    pub fn plan(arena: &mut Arena, label: &str, cfg: &SaeSettings, rows: usize, k: usize) -> Result<Self> {
+    /// For selections of up to `k` of `n` columns by `act_fn`, one of the top-k family.
+    pub fn plan(
+        arena: &mut Arena,
+        label: &str,
+        act_fn: ActFn,
+        n: usize,
+        rows: usize,
+        k: usize,
+    ) -> Result<Self> {
         let cap = rows * k;
         Ok(Self {
             vals: arena.tensor(label, 1, cap, F32)?,
             idx: arena.tensor(&format!("{label}, columns"), 1, cap, U32)?,
-            ragged: match cfg.act_fn {
+            ragged: match act_fn {
                 ActFn::BatchTopK => Some((
                     arena.tensor(&format!("{label}, row offsets"), 1, rows + 1, U32)?,
                     arena.tensor(&format!("{label}, threshold"), 1, 2, U32)?,
                 )),
                 _ => None,
             },
-            n: cfg.d_sae(),
+            n,
             rows: 0,
             k: 0,
         })

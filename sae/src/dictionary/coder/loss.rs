@@ -2,7 +2,7 @@
 //! decoder norms, and the sums that make up [`LossTerms`]. VARIANTS §5.
 
 use super::{
-    Params, grad,
+    Decoder, grad,
     work::{AUX, LP, PENALTY, QUAD_SQUARES, REC, Train},
 };
 use crate::{
@@ -102,7 +102,7 @@ pub(super) fn error_grad(
 }
 
 /// `db_D` from dy of rows `r`; the first rows overwrite it, later ones add.
-pub(super) fn bias_grad(q: &mut Queue, p: &mut Params, t: &Train, r: Range<usize>) -> Result<()> {
+pub(super) fn bias_grad(q: &mut Queue, p: &mut Decoder, t: &Train, r: Range<usize>) -> Result<()> {
     let Some(b_d) = &mut p.b_d else { return Ok(()) };
     let beta = if r.start == 0 { 0.0 } else { 1.0 };
     Ok(q.reduce_rows(ReduceKind::Sum, t.dy.rows_view(r), None, grad(b_d)?, beta)?)
@@ -154,7 +154,7 @@ pub(super) fn quad_gain(
 }
 
 /// `dW_D[i] += dn_i · W_D[i]/n_i`. A row of zeros has no direction and gets nothing.
-pub(super) fn norm_grad(q: &mut Queue, p: &mut Params, t: &mut Train, norms: &Tensor) -> Result<()> {
+pub(super) fn norm_grad(q: &mut Queue, p: &mut Decoder, t: &mut Train, norms: &Tensor) -> Result<()> {
     // 1/n without dividing by 0: the powers of two are exact, and at n <= tiny the factor is finite.
     const TINY: f32 = 1.0 / (1u64 << 60) as f32;
     q.map(MapKind::Shrink, norms, 1.0 / TINY, TINY, &mut t.inv_n)?;
@@ -176,7 +176,7 @@ pub(super) fn norm_grad(q: &mut Queue, p: &mut Params, t: &mut Train, norms: &Te
 /// The ends of every backward: norms and thresholds.
 pub(super) fn finish_grads(
     q: &mut Queue,
-    p: &mut Params,
+    p: &mut Decoder,
     t: &mut Train,
     parts: Parts,
     norms: &Tensor,

@@ -3,16 +3,14 @@
 //! tanh-quad, or which features are dead after this step) pre-activations are computed a second time.
 
 use super::{
-    Params, Sae, dead as dead_features,
-    encode::{dense_grads, hidden},
-    grad,
+    Coder, Decoder, Encoder, dead as dead_features, grad,
     loss::{self, Parts},
     work::{Aux, Path, Store, Train, Work, blocks, mixed_up},
 };
 use crate::{
     Result,
     dictionary::{Coefficients, DeadFeatures, StepInput},
-    settings::SaeSettings,
+    settings::DictionarySettings,
     training::{LossSettings, SparsityLoss},
 };
 use lm_saes_runtime::{
@@ -22,18 +20,18 @@ use std::ops::Range;
 
 /// What a block's backward needs to know of the step.
 struct Step<'a> {
-    cfg: &'a SaeSettings,
+    cfg: &'a DictionarySettings,
     input: &'a StepInput<'a>,
     settings: &'a LossSettings,
     c: Coefficients,
     parts: Parts,
 }
 
-impl Sae {
+impl Coder {
     /// Codes and reconstruction of `x [B, d]`.
     pub(super) fn forward_dense(&mut self, q: &mut Queue, x: View<'_>) -> Result<()> {
         for r in blocks(x.rows(), self.work.block) {
-            forward_block(q, &self.p, &self.cfg, &mut self.work, x, r)?;
+            forward_block(q, &mut *self.encoder, &self.p, &self.settings, &mut self.work, x, r)?;
         }
         Ok(())
     }
@@ -62,15 +60,15 @@ impl Sae {
         if let (Some(t), Some(_)) = (&mut self.work.train, &self.p.log_theta) {
             q.fill(&mut t.dtheta, 0.0)?;
         }
-        let step = Step { cfg: &self.cfg, input, settings, c, parts: *parts };
+        let step = Step { cfg: &self.settings, input, settings, c, parts: *parts };
         for r in blocks(x.rows(), self.work.block) {
             if twice {
-                let Work { h, gate, .. } = &mut self.work;
-                hidden(q, &self.p, x.slice_rows(r.clone()), h.rows_mut(0..r.len()), gate)?;
+                let h = self.work.h.rows_mut(0..r.len());
+                self.encoder.hidden(q, x.slice_rows(r.clone()), h)?;
             } else {
-                forward_block(q, &self.p, &self.cfg, &mut self.work, x, r.clone())?;
+                forward_block(q, &mut *self.encoder, &self.p, &self.settings, &mut self.work, x, r.clone())?;
             }
-            backward_block(q, &mut self.p, &mut self.work, &step, r)?;
+            backward_block(q, &mut *self.encoder, &mut self.p, &mut self.work, &step, r)?;
         }
         if let Some(dead) = dead {
             self.age_dense(q, input, dead, false)?;
@@ -123,21 +121,22 @@ impl Sae {
 /// Codes and reconstruction of rows `r`; `w.h` keeps their pre-activations.
 fn forward_block(
     q: &mut Queue,
-    p: &Params,
-    cfg: &SaeSettings,
+    encoder: &mut dyn Encoder,
+    p: &Decoder,
+    cfg: &DictionarySettings,
     w: &mut Work,
     x: View<'_>,
     r: Range<usize>,
 ) -> Result<()> {
-    let Work { codes: Store::Dense(f), h, gate, y_hat, norms, theta, .. } = w else { return Err(mixed_up()) };
-    hidden(q, p, x.slice_rows(r.clone()), h.rows_mut(0..r.len()), gate)?;
+    let Work { codes: Store::Dense(f), h, y_hat, norms, theta, .. } = w else { return Err(mixed_up()) };
+    encoder.hidden(q, x.slice_rows(r.clone()), h.rows_mut(0..r.len()))?;
     // Without a threshold the sign of h·n is that of h.
-    let scale = (theta.is_some() && cfg.sparsity_include_decoder_norm).then(|| norms.view());
+    let scale = (theta.is_some() && cfg.gated()).then(|| norms.view());
     let theta = theta.as_ref().map(|t| t.view());
     let rule = CompactArgs { select: Select { scale, mask: None }, theta, thr: None };
     let mut f = f.rows_mut(r.clone());
     q.gate(h.rows_view(0..r.len()), rule, f.reborrow())?;
-    let decode = GemmOpts { bias: p.decoder_bias(), ..Default::default() };
+    let decode = GemmOpts { bias: p.bias(), ..Default::default() };
     Ok(q.gemm(f.as_view(), &p.w_d.value, y_hat.rows_mut(r), decode)?)
 }
 
@@ -156,20 +155,21 @@ impl Block<'_> {
         self.r.len()
     }
     fn gated(&self) -> bool {
-        self.step.cfg.sparsity_include_decoder_norm
+        self.step.cfg.gated()
     }
 }
 
 /// Errors and gradients of rows `r`, whose pre-activations are in `w.h`. The first block overwrites gradients, later ones add.
 fn backward_block(
     q: &mut Queue,
-    p: &mut Params,
+    encoder: &mut dyn Encoder,
+    p: &mut Decoder,
     w: &mut Work,
     step: &Step<'_>,
     r: Range<usize>,
 ) -> Result<()> {
     let beta = if r.start == 0 { 0.0 } else { 1.0 };
-    let Work { codes: Store::Dense(f), h, gate, y_hat, norms, theta, train: Some(t), .. } = w else {
+    let Work { codes: Store::Dense(f), h, y_hat, norms, theta, train: Some(t), .. } = w else {
         return Err(mixed_up());
     };
     let (h, f) = (h.rows_view(0..r.len()), f.rows_view(r.clone()));
@@ -194,13 +194,13 @@ fn backward_block(
     }
     let Train { path: Path::Dense { dh, spare, .. }, .. } = &mut *t else { return Err(mixed_up()) };
     let x = step.input.inputs[0].slice_rows(r);
-    dense_grads(q, p, x, dh.rows_view(0..b.rows()), gate, spare.rows_mut(0..b.rows()), beta)
+    encoder.dense_grads(q, x, dh.rows_view(0..b.rows()), spare.rows_mut(0..b.rows()), beta)
 }
 
 /// `df = dy·W_Dᵀ` (`=`), `dW_D = beta·old + fᵀ·dy`.
 fn decoder_grads(
     q: &mut Queue,
-    p: &mut Params,
+    p: &mut Decoder,
     f: View<'_>,
     dy: View<'_>,
     df: ViewMut<'_>,
@@ -232,7 +232,7 @@ fn through_gate(q: &mut Queue, t: &mut Train, b: &Block<'_>) -> Result<()> {
     };
     let n = b.rows();
     let scale = (b.theta.is_some() && b.gated()).then_some(b.norms);
-    let jump = b.theta.map(|theta| (theta, b.step.cfg.jumprelu_threshold_window, dtheta.view_mut()));
+    let jump = b.theta.map(|theta| (theta, b.step.cfg.common.jumprelu_threshold_window, dtheta.view_mut()));
     q.gate_grad(b.h, scale, jump, df.rows_view(0..n), dh.rows_mut(0..n))?;
     let (true, Some(theta)) = (b.step.parts.lp, b.theta) else { return Ok(()) };
     Ok(q.threshold_penalty(ThresholdPenaltyArgs {
@@ -249,14 +249,14 @@ fn through_gate(q: &mut Queue, t: &mut Train, b: &Block<'_>) -> Result<()> {
 }
 
 /// The auxiliary loss's part of dW_D, dθ and dh (all `+=`), from the gradient in `aux.e_hat`.
-fn dead_grads(q: &mut Queue, p: &mut Params, t: &mut Train, b: &Block<'_>) -> Result<()> {
+fn dead_grads(q: &mut Queue, p: &mut Decoder, t: &mut Train, b: &Block<'_>) -> Result<()> {
     let Train { path: Path::Dense { df, dh, spare }, aux: Some(aux), dtheta, .. } = t else {
         return Err(mixed_up());
     };
     let Aux { codes: Store::Dense(f), e_hat, scale: Some(scale), .. } = aux else { return Err(mixed_up()) };
     let n = b.rows();
     decoder_grads(q, p, f.rows_view(0..n), e_hat.rows_view(b.r.clone()), df.rows_mut(0..n), 1.0)?;
-    let jump = b.theta.map(|theta| (theta, b.step.cfg.jumprelu_threshold_window, dtheta.view_mut()));
+    let jump = b.theta.map(|theta| (theta, b.step.cfg.common.jumprelu_threshold_window, dtheta.view_mut()));
     q.gate_grad(b.h, Some(scale.view()), jump, df.rows_view(0..n), spare.rows_mut(0..n))?;
     Ok(q.zip_in_place(MapKind::Add, spare.rows_view(0..n), 1.0, 1.0, dh.rows_mut(0..n))?)
 }
@@ -264,7 +264,7 @@ fn dead_grads(q: &mut Queue, p: &mut Params, t: &mut Train, b: &Block<'_>) -> Re
 /// Activations of the dead features of rows `r` and what they reconstruct, without bias.
 fn forward_dead(
     q: &mut Queue,
-    p: &Params,
+    p: &Decoder,
     t: &mut Train,
     h: View<'_>,
     theta: Option<View<'_>>,

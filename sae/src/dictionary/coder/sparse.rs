@@ -2,13 +2,11 @@
 //! it is computed, so for topk the matrix `[B, S]` never exists; batchtopk ranks across the batch and keeps it.
 
 use super::{
-    Params, Sae,
+    Coder, Decoder, Encoder,
     codes::{Slots, SparseCodes},
-    dead as dead_features,
-    encode::{hidden, sparse_grads},
-    grad,
+    dead as dead_features, grad,
     loss::{self, Parts},
-    work::{Aux, GateFactors, Path, Store, Train, Work, blocks, mixed_up},
+    work::{Aux, Path, Store, Train, Work, blocks, mixed_up},
 };
 use crate::{
     Result,
@@ -17,24 +15,23 @@ use crate::{
 };
 use lm_saes_runtime::{CompactArgs, MapKind, Queue, Select, Tensor, View};
 
-/// Buffers of pre-activations.
-struct Encoder<'a> {
+/// Where pre-activations go, and how many rows of them at a time.
+struct Hidden<'a> {
     h: &'a mut Tensor,
-    gate: &'a mut Option<GateFactors>,
     block: usize,
 }
 
-impl Sae {
+impl Coder {
     /// Codes and reconstruction of `x [B, d]`.
     pub(super) fn forward_sparse(&mut self, q: &mut Queue, x: View<'_>, k: usize) -> Result<()> {
         let gated = self.gated();
-        let Work { norms, h, gate, codes, y_hat, block, .. } = &mut self.work;
+        let Work { norms, h, codes, y_hat, block, .. } = &mut self.work;
         let Store::Sparse(codes) = codes else { return Err(mixed_up()) };
-        codes.set(x.rows(), k.min(self.cfg.d_sae()));
+        codes.set(x.rows(), k.min(self.settings.d_sae()));
         let select = Select { scale: gated.then(|| norms.view()), mask: None };
-        encode(q, &self.p, Encoder { h, gate, block: *block }, x, select, codes, false)?;
+        encode(q, &mut *self.encoder, Hidden { h, block: *block }, x, select, codes, false)?;
         let y_hat = y_hat.rows_mut(0..x.rows());
-        Ok(q.sparse_mul(codes.view(), &self.p.w_d.value, self.p.decoder_bias(), y_hat, 0.0)?)
+        Ok(q.sparse_mul(codes.view(), &self.p.w_d.value, self.p.bias(), y_hat, 0.0)?)
     }
 
     /// Forward, errors and the gradients of matrices and encoder biases.
@@ -75,10 +72,10 @@ impl Sae {
         }
         let Train { path: Path::Sparse(slots), ones, aux, .. } = &mut *t else { return Err(mixed_up()) };
         let ones = ones.rows_view(0..rows);
-        sparse_grads(q, &mut self.p, x, codes, slots, ones, 0.0)?;
+        self.encoder.sparse_grads(q, x, codes, slots, ones, 0.0)?;
         if let (Some(_), Some(Aux { codes: Store::Sparse(codes), e_hat, .. })) = (with_aux, aux) {
             decoder_grads(q, &mut self.p, codes, slots, e_hat.rows_view(0..rows), 1.0)?;
-            sparse_grads(q, &mut self.p, x, codes, slots, ones, 1.0)?;
+            self.encoder.sparse_grads(q, x, codes, slots, ones, 1.0)?;
         }
         Ok(())
     }
@@ -86,15 +83,14 @@ impl Sae {
     /// The best dead features of `x [B, d]` and what they reconstruct, without bias.
     fn forward_dead(&mut self, q: &mut Queue, x: View<'_>, n: usize, dead: &DeadFeatures) -> Result<()> {
         let gated = self.gated();
-        let Work { norms, h, gate, block, train: Some(Train { aux: Some(aux), .. }), .. } = &mut self.work
-        else {
+        let Work { norms, h, block, train: Some(Train { aux: Some(aux), .. }), .. } = &mut self.work else {
             return Err(mixed_up());
         };
         let Aux { codes: Store::Sparse(codes), e_hat, k_aux, .. } = aux else { return Err(mixed_up()) };
         codes.set(x.rows(), n.min(*k_aux));
         let select = Select { scale: gated.then(|| norms.view()), mask: Some(dead.dead.view()) };
         let computed = codes.spans_batch();
-        encode(q, &self.p, Encoder { h, gate, block: *block }, x, select, codes, computed)?;
+        encode(q, &mut *self.encoder, Hidden { h, block: *block }, x, select, codes, computed)?;
         let e_hat = e_hat.rows_mut(0..x.rows());
         Ok(q.sparse_mul(codes.view(), &self.p.w_d.value, None, e_hat, 0.0)?)
     }
@@ -103,8 +99,8 @@ impl Sae {
 /// Selects codes from the pre-activations of `x [B, d]`; `computed` says that `e.h` already holds those of the whole batch.
 fn encode(
     q: &mut Queue,
-    p: &Params,
-    e: Encoder<'_>,
+    encoder: &mut dyn Encoder,
+    e: Hidden<'_>,
     x: View<'_>,
     select: Select<'_>,
     codes: &mut SparseCodes,
@@ -113,7 +109,7 @@ fn encode(
     let (rows, budget) = (x.rows(), codes.len());
     let Some((vals, idx, ptr, thr)) = codes.ragged_mut() else {
         for r in blocks(rows, e.block) {
-            hidden(q, p, x.slice_rows(r.clone()), e.h.rows_mut(0..r.len()), e.gate)?;
+            encoder.hidden(q, x.slice_rows(r.clone()), e.h.rows_mut(0..r.len()))?;
             let h = e.h.rows_view(0..r.len());
             let (vals, idx) = codes.rows_mut(r);
             q.topk(h, select, vals, idx)?;
@@ -122,7 +118,7 @@ fn encode(
     };
     if !computed {
         for r in blocks(rows, e.block) {
-            hidden(q, p, x.slice_rows(r.clone()), e.h.rows_mut(r), e.gate)?;
+            encoder.hidden(q, x.slice_rows(r.clone()), e.h.rows_mut(r))?;
         }
     }
     let h = e.h.rows_view(0..rows);
@@ -134,7 +130,7 @@ fn encode(
 /// Groups the codes by column; `dW_D = beta·old + fᵀ·dy`; `slots.dcodes = dy·W_Dᵀ` at the entries (`=`).
 fn decoder_grads(
     q: &mut Queue,
-    p: &mut Params,
+    p: &mut Decoder,
     codes: &SparseCodes,
     slots: &mut Slots,
     dy: View<'_>,

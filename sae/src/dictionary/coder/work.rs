@@ -3,7 +3,7 @@
 use super::codes::{Slots, SparseCodes};
 use crate::{
     Result,
-    settings::{ActFn, SaeSettings},
+    settings::{ActFn, DictionarySettings},
     training::{LossSettings, SparsityLoss},
 };
 use lm_saes_runtime::{Arena, DType, Tensor, ViewMut};
@@ -17,11 +17,12 @@ const MOST_BYTES: usize = 256 << 20;
 /// Rows of `[S, d]` held at once while the gradient of the norms is added.
 const PART: usize = 512;
 
-/// Rows encoded at a time: the batch in equal parts within both limits. The dense path holds several such blocks, so its are smaller.
-fn block_rows(cfg: &SaeSettings, rows: usize) -> usize {
-    let share = if cfg.act_fn.has_k() { 1 } else { 4 };
+/// Rows encoded at a time: the batch in equal parts within both limits, and at least `joined`. The dense path holds several
+/// such blocks, so its are smaller.
+fn block_rows(cfg: &DictionarySettings, rows: usize, joined: usize) -> usize {
+    let share = if cfg.act_fn().has_k() { 1 } else { 4 };
     let limit = (MOST_BYTES / share / 4 / cfg.d_sae()).clamp(64, MOST_ROWS);
-    rows.div_ceil(rows.div_ceil(limit).max(1)).next_multiple_of(16).min(rows)
+    rows.div_ceil(rows.div_ceil(limit).max(1)).next_multiple_of(16).max(joined).min(rows)
 }
 
 const F32: DType = DType::F32;
@@ -32,7 +33,9 @@ pub(super) struct Work {
     pub rows: usize,
     /// Largest k of a step; S where the activation has none.
     pub max_k: usize,
-    /// Rows encoded at a time.
+    /// Most rows encoded at a time.
+    pub most_block: usize,
+    /// Rows encoded at a time in this pass.
     pub block: usize,
     /// Rows of the last forward.
     pub done: usize,
@@ -42,8 +45,6 @@ pub(super) struct Work {
     pub theta: Option<Tensor>,
     /// Pre-activations: `[block, S]`, or `[rows, S]` for batchtopk, whose selection needs all of them at once.
     pub h: Tensor,
-    /// Factors of gated pre-activations.
-    pub gate: Option<GateFactors>,
     /// Feature activations.
     pub codes: Store,
     /// Reconstructions `[rows, d]`.
@@ -56,14 +57,6 @@ pub(super) enum Store {
     /// `[rows, S]`.
     Dense(Tensor),
     Sparse(SparseCodes),
-}
-
-/// The two factors of `h = a ⊙ s` for a block of rows, both `[block, S]`.
-pub(super) struct GateFactors {
-    /// `x·W_E + b_E`.
-    pub a: Tensor,
-    /// `sigmoid(x·W_E_glu + b_E_glu)`.
-    pub s: Tensor,
 }
 
 /// Buffers of loss and gradients. Per-row tensors are `[rows, 1]`, per-column ones `[1, S]`.
@@ -134,47 +127,42 @@ pub(super) struct Aux {
 impl Work {
     pub fn plan(
         arena: &mut Arena,
-        cfg: &SaeSettings,
+        cfg: &DictionarySettings,
         rows: usize,
+        joined: usize,
         max_k: usize,
         loss: Option<&LossSettings>,
     ) -> Result<Self> {
-        let (s, d) = (cfg.d_sae(), cfg.d_model);
-        let max_k = if cfg.act_fn.has_k() { max_k.min(s) } else { s };
-        let block = block_rows(cfg, rows);
-        let whole = cfg.act_fn == ActFn::BatchTopK;
+        let (s, d) = (cfg.d_sae(), cfg.d_model());
+        let max_k = if cfg.act_fn().has_k() { max_k.min(s) } else { s };
+        let block = block_rows(cfg, rows, joined);
+        let whole = cfg.act_fn() == ActFn::BatchTopK;
         Ok(Self {
             rows,
             max_k,
+            most_block: block,
             block,
             done: 0,
             norms: arena.tensor("decoder norms", 1, s, F32)?,
-            theta: match cfg.act_fn {
+            theta: match cfg.act_fn() {
                 ActFn::JumpRelu => Some(arena.tensor("thresholds", 1, s, F32)?),
                 _ => None,
             },
             h: arena.tensor("pre-activations", if whole { rows } else { block }, s, F32)?,
-            gate: match cfg.use_glu_encoder {
-                true => Some(GateFactors {
-                    a: arena.tensor("gate input", block, s, F32)?,
-                    s: arena.tensor("gate", block, s, F32)?,
-                }),
-                false => None,
-            },
             codes: Store::plan(arena, "feature activations", cfg, rows, max_k, rows)?,
             y_hat: arena.tensor("reconstruction", rows, d, F32)?,
-            train: loss.map(|loss| Train::plan(arena, cfg, rows, max_k, loss)).transpose()?,
+            train: loss.map(|loss| Train::plan(arena, cfg, rows, block, max_k, loss)).transpose()?,
         })
     }
 }
 
 /// Row ranges of at most `block` rows.
-pub(super) fn blocks(rows: usize, block: usize) -> impl Iterator<Item = Range<usize>> {
+pub(crate) fn blocks(rows: usize, block: usize) -> impl Iterator<Item = Range<usize>> {
     let block = block.max(1);
     (0..rows).step_by(block).map(move |start| start..(start + block).min(rows))
 }
 
-/// The buffers do not belong to this path: cannot happen through [`super::Sae`], whose settings never change the activation.
+/// The buffers do not belong to this path: cannot happen through [`super::Coder`], whose settings never change the activation.
 pub(super) fn mixed_up() -> crate::Error {
     crate::Error::Data { what: "the dictionary was planned for another activation function".into() }
 }
@@ -183,16 +171,16 @@ impl Store {
     fn plan(
         arena: &mut Arena,
         label: &str,
-        cfg: &SaeSettings,
+        cfg: &DictionarySettings,
         rows: usize,
         k: usize,
         dense_rows: usize,
     ) -> Result<Self> {
-        Ok(match cfg.act_fn {
+        Ok(match cfg.act_fn() {
             ActFn::Relu | ActFn::JumpRelu => {
                 Self::Dense(arena.tensor(label, dense_rows, cfg.d_sae(), F32)?)
             }
-            ActFn::TopK | ActFn::BatchTopK => Self::Sparse(SparseCodes::plan(arena, label, cfg, rows, k)?),
+            _ => Self::Sparse(SparseCodes::plan(arena, label, cfg.act_fn(), cfg.d_sae(), rows, k)?),
         })
     }
 }
@@ -200,13 +188,14 @@ impl Store {
 impl Train {
     fn plan(
         arena: &mut Arena,
-        cfg: &SaeSettings,
+        cfg: &DictionarySettings,
         rows: usize,
+        block: usize,
         max_k: usize,
         loss: &LossSettings,
     ) -> Result<Self> {
-        let (s, d) = (cfg.d_sae(), cfg.d_model);
-        let sparse = cfg.act_fn.has_k();
+        let (s, d) = (cfg.d_sae(), cfg.d_model());
+        let sparse = cfg.act_fn().has_k();
         let k_aux = loss.k_aux.min(s);
         let quad = if loss.sparsity == Some(SparsityLoss::TanhQuad) { s } else { 0 };
         let norm_grad = if loss.sparsity.is_some() || loss.lp { s } else { 0 };
@@ -228,9 +217,8 @@ impl Train {
             scalars: arena.tensor("loss terms", 1, SCALARS, F32)?,
             path: match sparse {
                 false => {
-                    let mut part = |label: &str| {
-                        arena.tensor(label, block_rows(cfg, rows), s, F32).map_err(crate::Error::from)
-                    };
+                    let mut part =
+                        |label: &str| arena.tensor(label, block, s, F32).map_err(crate::Error::from);
                     Path::Dense {
                         df: part("gradient of the activations")?,
                         dh: part("gradient of the pre-activations")?,
@@ -245,14 +233,7 @@ impl Train {
             aux: match loss.auxk {
                 false => None,
                 true => Some(Aux {
-                    codes: Store::plan(
-                        arena,
-                        "auxiliary activations",
-                        cfg,
-                        rows,
-                        k_aux,
-                        block_rows(cfg, rows),
-                    )?,
+                    codes: Store::plan(arena, "auxiliary activations", cfg, rows, k_aux, block)?,
                     e_hat: arena.tensor("auxiliary reconstruction", rows, d, F32)?,
                     scale: match sparse {
                         true => None,
@@ -268,12 +249,5 @@ impl Train {
     /// One of the sums, `[1, 1]`.
     pub fn scalar(scalars: &mut Tensor, which: usize) -> ViewMut<'_> {
         scalars.view_mut().slice_cols(which..which + 1)
-    }
-}
-
-impl GateFactors {
-    /// The first `rows` rows of both.
-    pub fn rows_mut(&mut self, rows: usize) -> (ViewMut<'_>, ViewMut<'_>) {
-        (self.a.rows_mut(0..rows), self.s.rows_mut(0..rows))
     }
 }

@@ -1,18 +1,40 @@
 //! Settings of a dictionary: as users write them (strict: an unknown key is an error) and as checkpoints keep them in
-//! `config.json` (lenient: fields of other versions are ignored). VARIANTS §2, §6; CHECKPOINTS §2.
+//! `config.json` (lenient: fields of other versions are ignored). What every variant has is here, what one adds is in its
+//! own room. VARIANTS §2; CHECKPOINTS §2.
 
-use super::{DTypeName, field_names};
-use crate::{Error, Result};
+use super::{Dictionary, variants::Variant};
+use crate::{
+    Error, Result,
+    settings::{DTypeName, field_names},
+};
+use lm_saes_runtime::Queue;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::path::PathBuf;
 
-/// Settings of a dictionary of any variant, told apart by `sae_type`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "sae_type", rename_all = "lowercase")]
-pub enum DictionarySettings {
-    /// Sparse autoencoder or transcoder.
-    Sae(SaeSettings),
+/// Settings of a dictionary of any variant, told apart by `sae_type`. In files both parts are one flat table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DictionarySettings {
+    /// What every variant has.
+    pub common: CommonSettings,
+    /// What the variant adds.
+    pub variant: Variant,
+}
+
+/// What the settings of one variant answer to.
+pub trait VariantSettings {
+    /// Hook points read.
+    fn hook_points_in(&self) -> Vec<String>;
+    /// Hook points reconstructed.
+    fn hook_points_out(&self) -> Vec<String>;
+    /// Number of features (of each layer, where the variant has layers).
+    fn d_sae(&self, common: &CommonSettings) -> usize {
+        common.features()
+    }
+    /// Checks what types cannot express.
+    fn validate(&self, common: &CommonSettings) -> Result<()>;
+    /// A dictionary of zeros.
+    fn build(&self, q: &mut Queue, settings: &DictionarySettings) -> Result<Box<dyn Dictionary>>;
 }
 
 /// Activation function.
@@ -25,14 +47,33 @@ pub enum ActFn {
     JumpRelu,
     /// The k largest positive entries of each row.
     TopK,
-    /// The k·rows largest positive entries of the batch.
+    /// The k·rows largest positive entries of the batch; of each layer's batch where there are layers.
     BatchTopK,
+    /// The k largest positive entries of each row, all layers together.
+    LayerTopK,
+    /// The k·rows largest positive entries of the batch, all layers together.
+    BatchLayerTopK,
 }
 
 impl ActFn {
     /// Whether the activation has a budget k.
     pub fn has_k(self) -> bool {
-        matches!(self, Self::TopK | Self::BatchTopK)
+        !matches!(self, Self::Relu | Self::JumpRelu)
+    }
+
+    /// Refuses all but `known`, for a variant that has only these.
+    pub fn among(self, known: &[Self], sae_type: &str) -> Result<()> {
+        if known.contains(&self) {
+            return Ok(());
+        }
+        let name = |f: &Self| serde_json::to_value(f).ok().and_then(|v| v.as_str().map(String::from));
+        let names: Vec<String> = known.iter().filter_map(name).collect();
+        let what = format!(
+            "{} does not exist for sae_type {sae_type}, which has {}",
+            name(&self).unwrap_or_default(),
+            names.join(", ")
+        );
+        Err(Error::setting("act_fn", what))
     }
 }
 
@@ -50,10 +91,10 @@ pub enum NormActivation {
     Inference,
 }
 
-/// Settings of a sparse autoencoder or, with two hook points, a transcoder.
+/// The settings every variant has.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct SaeSettings {
+pub struct CommonSettings {
     /// Width of the activations.
     pub d_model: usize,
     /// `d_sae = ⌊d_model · expansion_factor⌋`.
@@ -82,13 +123,6 @@ pub struct SaeSettings {
     /// Full width of the straight-through window of a JumpReLU threshold.
     #[serde(default = "two")]
     pub jumprelu_threshold_window: f32,
-    /// Hook point read.
-    pub hook_point_in: String,
-    /// Hook point reconstructed; another than `hook_point_in` makes a transcoder.
-    pub hook_point_out: String,
-    /// Multiply pre-activations by a sigmoid gate of the same input.
-    #[serde(default)]
-    pub use_glu_encoder: bool,
     /// Load this checkpoint, with its own settings, instead of initialising.
     #[serde(default, skip_serializing)]
     pub sae_pretrained_name_or_path: Option<String>,
@@ -124,30 +158,10 @@ fn two() -> f32 {
 fn cpu() -> String {
     "cpu".into()
 }
-impl SaeSettings {
-    /// Number of features.
-    pub fn d_sae(&self) -> usize {
+impl CommonSettings {
+    /// `⌊d_model · expansion_factor⌋`, the number of features of most variants.
+    pub fn features(&self) -> usize {
         (self.d_model as f64 * self.expansion_factor) as usize
-    }
-
-    fn validate(&self) -> Result<()> {
-        if self.d_model == 0 {
-            return Err(Error::setting("d_model", "must be at least 1"));
-        }
-        // A NaN or negative factor truncates to 0 features.
-        if self.d_sae() == 0 || self.d_sae() >= u32::MAX as usize {
-            let what = format!("{} gives {} features", self.expansion_factor, self.d_sae());
-            return Err(Error::setting("expansion_factor", what));
-        }
-        if self.act_fn.has_k() && self.top_k == 0 {
-            return Err(Error::setting("top_k", "must be at least 1 with topk and batchtopk"));
-        }
-        let window = self.jumprelu_threshold_window;
-        if self.act_fn == ActFn::JumpRelu && (window.is_nan() || window <= 0.0) {
-            let what = format!("must be positive, got {window}");
-            return Err(Error::setting("jumprelu_threshold_window", what));
-        }
-        Ok(())
     }
 }
 
@@ -155,12 +169,13 @@ impl DictionarySettings {
     /// Reads a checkpoint's `config.json`: unknown fields are ignored, missing ones take their defaults.
     pub fn from_checkpoint(mut config: Value) -> Result<Self> {
         if let Some(object) = config.as_object_mut() {
-            let known = match object.get("sae_type").and_then(Value::as_str) {
-                Some("sae") => field_names::<SaeSettings>(),
-                // Reported by the enum below, with the variants there are.
-                _ => &[],
-            };
-            object.retain(|key, _| key == "sae_type" || known.contains(&key.as_str()));
+            let tag = object.get("sae_type").and_then(Value::as_str).unwrap_or_default();
+            // An unknown tag is reported below, with the variants there are.
+            let own = Variant::fields(tag).unwrap_or_default();
+            let common = field_names::<CommonSettings>();
+            object.retain(|key, _| {
+                key == "sae_type" || common.contains(&key.as_str()) || own.contains(&key.as_str())
+            });
         }
         let settings: Self =
             serde_json::from_value(config).map_err(|e| Error::setting("sae", e.to_string()))?;
@@ -170,76 +185,116 @@ impl DictionarySettings {
 
     /// Checks ranges and combinations that types cannot express.
     pub fn validate(&self) -> Result<()> {
-        match self {
-            Self::Sae(s) => s.validate(),
+        let c = &self.common;
+        if c.d_model == 0 {
+            return Err(Error::setting("d_model", "must be at least 1"));
         }
+        // A NaN or negative factor truncates to 0 features.
+        if self.d_sae() == 0 || self.d_sae() >= u32::MAX as usize {
+            let what = format!("{} gives {} features", c.expansion_factor, self.d_sae());
+            return Err(Error::setting("expansion_factor", what));
+        }
+        if c.act_fn.has_k() && c.top_k == 0 {
+            return Err(Error::setting("top_k", "must be at least 1 with the top-k family"));
+        }
+        let window = c.jumprelu_threshold_window;
+        if c.act_fn == ActFn::JumpRelu && (window.is_nan() || window <= 0.0) {
+            let what = format!("must be positive, got {window}");
+            return Err(Error::setting("jumprelu_threshold_window", what));
+        }
+        self.variant.facts().validate(c)
     }
 
     /// The tag in files.
     pub fn sae_type(&self) -> &'static str {
-        match self {
-            Self::Sae(_) => "sae",
-        }
+        self.variant.sae_type()
     }
     /// Width of the activations.
     pub fn d_model(&self) -> usize {
-        match self {
-            Self::Sae(s) => s.d_model,
-        }
+        self.common.d_model
     }
     /// Number of features.
     pub fn d_sae(&self) -> usize {
-        match self {
-            Self::Sae(s) => s.d_sae(),
-        }
+        self.variant.facts().d_sae(&self.common)
     }
     /// Activation function.
     pub fn act_fn(&self) -> ActFn {
-        match self {
-            Self::Sae(s) => s.act_fn,
-        }
+        self.common.act_fn
+    }
+    /// Whether selection compares `h·‖W_D‖` rather than `h`.
+    pub fn gated(&self) -> bool {
+        self.common.sparsity_include_decoder_norm
     }
     /// Final k of the top-k family.
     pub fn top_k(&self) -> usize {
-        match self {
-            Self::Sae(s) => s.top_k,
-        }
+        self.common.top_k
     }
     /// Scaling of activations.
     pub fn norm_activation(&self) -> NormActivation {
-        match self {
-            Self::Sae(s) => s.norm_activation,
-        }
+        self.common.norm_activation
     }
     /// Hook points read.
     pub fn hook_points_in(&self) -> Vec<String> {
-        match self {
-            Self::Sae(s) => vec![s.hook_point_in.clone()],
-        }
+        self.variant.facts().hook_points_in()
     }
     /// Hook points reconstructed.
     pub fn hook_points_out(&self) -> Vec<String> {
-        match self {
-            Self::Sae(s) => vec![s.hook_point_out.clone()],
-        }
+        self.variant.facts().hook_points_out()
     }
     /// The checkpoint to load instead of initialising.
     pub fn pretrained(&self) -> Option<&str> {
-        match self {
-            Self::Sae(s) => s.sae_pretrained_name_or_path.as_deref(),
-        }
+        self.common.sae_pretrained_name_or_path.as_deref()
     }
     /// Whether a loaded checkpoint must have exactly the expected tensors.
     pub fn strict_loading(&self) -> bool {
-        match self {
-            Self::Sae(s) => s.strict_loading,
-        }
+        self.common.strict_loading
     }
     /// Precision of written weights.
     pub fn dtype(&self) -> DTypeName {
-        match self {
-            Self::Sae(s) => s.dtype,
+        self.common.dtype
+    }
+}
+
+/// One flat table, the tag first.
+#[derive(Serialize)]
+struct Flat<'a> {
+    sae_type: &'static str,
+    #[serde(flatten)]
+    common: &'a CommonSettings,
+    #[serde(flatten)]
+    variant: &'a Variant,
+}
+
+impl Serialize for DictionarySettings {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        Flat { sae_type: self.sae_type(), common: &self.common, variant: &self.variant }.serialize(s)
+    }
+}
+
+impl<'de> Deserialize<'de> for DictionarySettings {
+    // By hand: serde cannot refuse unknown keys of a flattened struct.
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let mut own = Map::deserialize(d)?;
+        let tag = own.shift_remove("sae_type").ok_or_else(|| D::Error::missing_field("sae_type"))?;
+        let tag = tag.as_str().unwrap_or_default();
+        let quoted = |names: &[&str]| names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+        let fields = Variant::fields(tag).ok_or_else(|| {
+            D::Error::custom(format!("unknown variant `{tag}`, expected one of {}", quoted(Variant::TAGS)))
+        })?;
+        let shared = field_names::<CommonSettings>();
+        let mut common = Map::new();
+        for key in own.keys().cloned().collect::<Vec<_>>() {
+            if shared.contains(&key.as_str()) {
+                common.extend(own.shift_remove(&key).map(|value| (key, value)));
+            } else if !fields.contains(&key.as_str()) {
+                let known = quoted(&[shared, fields].concat());
+                return Err(D::Error::custom(format!("unknown field `{key}`, expected one of {known}")));
+            }
         }
+        Ok(Self {
+            common: serde_json::from_value(Value::Object(common)).map_err(D::Error::custom)?,
+            variant: Variant::parse(tag, Value::Object(own)).map_err(D::Error::custom)?,
+        })
     }
 }
 
@@ -295,11 +350,11 @@ mod tests {
 
     #[test]
     fn defaults_are_the_reference_systems_and_d_sae_truncates() {
-        let DictionarySettings::Sae(s) = serde_json::from_value(minimal()).unwrap();
+        let s: DictionarySettings = serde_json::from_value(minimal()).unwrap();
         assert_eq!(s.d_sae(), 25);
-        assert!(
-            s.use_decoder_bias && s.sparsity_include_decoder_norm && s.strict_loading && !s.use_glu_encoder
-        );
+        assert_eq!(serde_json::to_value(&s).unwrap()["use_glu_encoder"], false);
+        let s = s.common;
+        assert!(s.use_decoder_bias && s.sparsity_include_decoder_norm && s.strict_loading);
         assert_eq!((s.act_fn, s.norm_activation), (ActFn::Relu, NormActivation::DatasetWise));
         assert_eq!((s.top_k, s.jumprelu_threshold_window), (50, 2.0));
     }
@@ -360,9 +415,6 @@ mod tests {
             serde_json::from_value(json!({"pretrained_name_or_path": "x"})).unwrap();
         let DictionaryChoice::Pretrained(p) = choice else { panic!("not recognised") };
         assert!(p.fold_activation_scale && p.strict_loading);
-        assert!(matches!(
-            serde_json::from_value(minimal()),
-            Ok(DictionaryChoice::Settings(DictionarySettings::Sae(_)))
-        ));
+        assert!(matches!(serde_json::from_value(minimal()), Ok(DictionaryChoice::Settings(_))));
     }
 }

@@ -1,0 +1,90 @@
+//! What tells one coder from another: how pre-activations come from inputs, and the gradients of that.
+
+use super::codes::{Slots, SparseCodes};
+use crate::{
+    Error, Result,
+    dictionary::{Param, RandomInit},
+};
+use lm_saes_runtime::{Arena, Queue, View, ViewMut};
+
+/// The encoder of a [`super::Coder`].
+pub(crate) trait Encoder: Send {
+    /// Trainable tensors in checkpoint order, matrices as `[S, d]`.
+    fn params(&self) -> Vec<&Param>;
+    /// Trainable tensors in checkpoint order, to change.
+    fn params_mut(&mut self) -> Vec<&mut Param>;
+    /// Most rows that may have to be encoded together: the longest context, for an encoder that looks at other positions.
+    fn most_joined(&self) -> usize {
+        1
+    }
+    /// Called before a pass over `rows` rows in contexts of `context` rows (`None`: single tokens). Returns how many rows are
+    /// encoded together: every block given to the other methods is a multiple of it.
+    fn begin(&mut self, _rows: usize, _context: Option<usize>) -> Result<usize> {
+        Ok(1)
+    }
+    /// Takes what blocks of up to `block` rows need; the gradients of the parameters are planned already.
+    fn plan(&mut self, arena: &mut Arena, block: usize, training: bool) -> Result<()>;
+    /// Pre-activations of a block, `x [B, d]`, `h [B, S]` (`=`).
+    fn hidden(&mut self, q: &mut Queue, x: View<'_>, h: ViewMut<'_>) -> Result<()>;
+    /// Gradients from `dh [B, S]` of the block last given to [`Encoder::hidden`]: `= beta·old + …`. `spare [B, S]` is overwritten.
+    fn dense_grads(
+        &mut self,
+        q: &mut Queue,
+        x: View<'_>,
+        dh: View<'_>,
+        spare: ViewMut<'_>,
+        beta: f32,
+    ) -> Result<()>;
+    /// Gradients from `slots.dcodes`, one value for each entry of `codes` of the whole pass, grouped by column:
+    /// `= beta·old + …`. `ones [B, 1]`; the rest of `slots` may be overwritten.
+    fn sparse_grads(
+        &mut self,
+        q: &mut Queue,
+        x: View<'_>,
+        codes: &SparseCodes,
+        slots: &mut Slots,
+        ones: View<'_>,
+        beta: f32,
+    ) -> Result<()>;
+    /// Norm of each feature's encoder `[S]`.
+    fn norms(&mut self, q: &mut Queue) -> Result<Vec<f32>>;
+    /// Rewrites the weights so that raw inputs take the place of `a·x`; returns r where the new pre-activations are r·h.
+    fn fold(&mut self, q: &mut Queue, a: f32) -> Result<f32>;
+    /// Random weights, zero biases; `part` counts the stretches of the random stream that are taken already.
+    fn init_random(&mut self, q: &mut Queue, init: &RandomInit, part: &mut Parts) -> Result<()>;
+    /// `W_E = factor · W_Dᵀ`, from `w_d [S, d]`.
+    fn set_from_decoder(&mut self, _q: &mut Queue, _w_d: View<'_>, _factor: f32) -> Result<()> {
+        Err(Error::setting(
+            "initializer.init_encoder_with_decoder_transpose",
+            "this variant's encoder is no transpose of its decoder; set it to false",
+        ))
+    }
+    /// Scales every feature's encoder to this norm.
+    fn set_norm(&mut self, _q: &mut Queue, _norm: f32) -> Result<()> {
+        Err(Error::Unsupported {
+            what: "an encoder of fixed norm".into(),
+            why: "this variant has none; leave the encoder as drawn".into(),
+        })
+    }
+    /// The bias of the pre-activations, `[1, S]`.
+    fn bias_mut(&mut self) -> &mut Param;
+}
+
+/// Hands out disjoint stretches of one random stream, each as long as the largest tensor.
+pub(crate) struct Parts {
+    size: u64,
+    next: u64,
+}
+
+impl Parts {
+    /// Stretches of `size` numbers.
+    pub fn new(size: usize) -> Self {
+        Self { size: size as u64, next: 0 }
+    }
+
+    /// Where the next stretch begins.
+    pub fn take(&mut self) -> u64 {
+        self.next += 1;
+        (self.next - 1) * self.size
+    }
+}

@@ -1,0 +1,266 @@
+//! Dictionaries with one code a token and a linear decoder: an [`Encoder`] gives pre-activations h, the rest is here. With
+//! `n_i = ‖W_D[i]‖`
+//!   f = h where selected by h·n (or h), else 0     ŷ = f·W_D + b_D
+//! Dividing the gated value by n again makes f exactly h, so n only decides the selection: gradients reach it through the
+//! penalties alone. `sparse` holds the top-k family, `dense` relu and jumprelu, forward and backward side by side.
+
+mod codes;
+mod dead;
+mod dense;
+mod encoder;
+mod fold;
+mod init;
+mod loss;
+mod sparse;
+mod work;
+
+pub(crate) use codes::{Slots, SparseCodes};
+pub(crate) use encoder::{Encoder, Parts as RandomParts};
+pub(crate) use init::set_row_norms;
+pub(crate) use work::blocks;
+
+use super::{Codes, Coefficients, DeadFeatures, Dictionary, LossTerms, Param, StepInput, grad, row_norms};
+use crate::{
+    Error, Result,
+    settings::{ActFn, DictionarySettings},
+    training::LossSettings,
+};
+use lm_saes_runtime::{Arena, MapKind, Queue, View};
+use loss::Parts;
+use std::collections::BTreeMap;
+use work::{Store, Work};
+
+/// An encoder, a selection and a linear decoder.
+pub(crate) struct Coder {
+    settings: DictionarySettings,
+    norms: BTreeMap<String, f32>,
+    encoder: Box<dyn Encoder>,
+    p: Decoder,
+    work: Work,
+}
+
+/// The trainable tensors behind the encoder.
+struct Decoder {
+    /// `[S, d]`.
+    w_d: Param,
+    /// `[1, d]`.
+    b_d: Option<Param>,
+    /// `[1, S]`.
+    log_theta: Option<Param>,
+}
+
+impl Decoder {
+    fn zeros(q: &mut Queue, settings: &DictionarySettings, w_d: &str) -> Result<Self> {
+        let (s, d) = (settings.d_sae(), settings.d_model());
+        Ok(Self {
+            w_d: Param::zeros(q, w_d, &[s, d])?,
+            b_d: match settings.common.use_decoder_bias {
+                true => Some(Param::zeros(q, "b_D", &[d])?),
+                false => None,
+            },
+            log_theta: match settings.act_fn() {
+                ActFn::JumpRelu => Some(Param::thresholds(q, &[s])?),
+                _ => None,
+            },
+        })
+    }
+
+    fn all(&self) -> Vec<&Param> {
+        let mut all = vec![&self.w_d];
+        all.extend(&self.b_d);
+        all.extend(&self.log_theta);
+        all
+    }
+
+    fn all_mut(&mut self) -> Vec<&mut Param> {
+        let mut all = vec![&mut self.w_d];
+        all.extend(&mut self.b_d);
+        all.extend(&mut self.log_theta);
+        all
+    }
+
+    fn bias(&self) -> Option<View<'_>> {
+        self.b_d.as_ref().map(|b| b.value.view())
+    }
+}
+
+impl Coder {
+    /// Zeros behind this encoder; `w_d` is the decoder's name in checkpoints.
+    pub fn new(
+        q: &mut Queue,
+        settings: &DictionarySettings,
+        encoder: Box<dyn Encoder>,
+        w_d: &str,
+    ) -> Result<Self> {
+        settings.validate()?;
+        // For no rows: every step is refused until the dictionary has been planned.
+        let work = Work::plan(&mut Arena::planning("nothing"), settings, 0, 1, 0, None)?;
+        let p = Decoder::zeros(q, settings, w_d)?;
+        Ok(Self { settings: settings.clone(), norms: BTreeMap::new(), encoder, p, work })
+    }
+
+    /// Whether selection compares `h·n`.
+    fn gated(&self) -> bool {
+        self.settings.gated()
+    }
+
+    /// Checks a pass against the plan and prepares norms, thresholds and encoder for it.
+    fn begin(
+        &mut self,
+        q: &mut Queue,
+        (rows, context): (usize, Option<usize>),
+        k: usize,
+        training: bool,
+        norms_needed: bool,
+    ) -> Result<()> {
+        let w = &self.work;
+        let has_k = self.settings.act_fn().has_k();
+        let enough = (1..=w.rows).contains(&rows) && (!has_k || k <= w.max_k);
+        if !enough || (training && w.train.is_none()) {
+            let trained = if w.train.is_some() { " of training" } else { "" };
+            let what = format!(
+                "a step of {rows} rows with k {k} on a dictionary planned for steps{trained} of 1 to {} rows with k up to {}",
+                w.rows, w.max_k
+            );
+            return Err(Error::Data { what });
+        }
+        let joined = self.encoder.begin(rows, context)?.max(1);
+        if joined > w.most_block {
+            let what = format!("contexts of {joined} rows on a dictionary planned for {}", w.most_block);
+            return Err(Error::Data { what });
+        }
+        self.work.block = w.most_block / joined * joined;
+        self.work.done = rows;
+        if norms_needed || (self.gated() && self.settings.act_fn() != ActFn::Relu) {
+            let out = self.work.norms.view_mut().reshaped(self.settings.d_sae(), 1);
+            row_norms(q, &self.p.w_d.value, out)?;
+        }
+        if let (Some(log_theta), Some(theta)) = (&self.p.log_theta, &mut self.work.theta) {
+            q.map(MapKind::Exp, &log_theta.value, 0.0, 0.0, theta)?;
+        }
+        Ok(())
+    }
+
+    fn only<'a>(&self, views: &[View<'a>], what: &str) -> Result<View<'a>> {
+        match views {
+            [one] if one.cols() == self.settings.d_model() => Ok(*one),
+            _ => Err(Error::Data {
+                what: format!("expected one {what} of width {}, got {views:?}", self.settings.d_model()),
+            }),
+        }
+    }
+
+    fn parts(&self, settings: &LossSettings, c: Coefficients) -> Parts {
+        Parts {
+            sparsity: settings.sparsity,
+            lp: settings.lp && c.lp > 0.0 && self.settings.act_fn() == ActFn::JumpRelu,
+            auxk: settings.auxk && c.auxk > 0.0,
+            dead: 0,
+        }
+    }
+}
+
+impl Dictionary for Coder {
+    fn settings(&self) -> &DictionarySettings {
+        &self.settings
+    }
+    fn norms(&self) -> &BTreeMap<String, f32> {
+        &self.norms
+    }
+    fn set_norms(&mut self, norms: BTreeMap<String, f32>) {
+        self.norms = norms;
+    }
+    fn params(&self) -> Vec<&Param> {
+        let mut all = self.encoder.params();
+        all.extend(self.p.all());
+        all
+    }
+    fn params_mut(&mut self) -> Vec<&mut Param> {
+        let mut all = self.encoder.params_mut();
+        all.extend(self.p.all_mut());
+        all
+    }
+
+    fn plan(
+        &mut self,
+        arena: &mut Arena,
+        rows: usize,
+        max_k: usize,
+        loss: Option<&LossSettings>,
+    ) -> Result<()> {
+        for p in self.params_mut() {
+            p.plan_grad(arena, loss.is_some())?;
+        }
+        let joined = self.encoder.most_joined();
+        self.work = Work::plan(arena, &self.settings, rows, joined, max_k, loss)?;
+        self.encoder.plan(arena, self.work.most_block, loss.is_some())
+    }
+
+    fn forward(
+        &mut self,
+        q: &mut Queue,
+        inputs: &[View<'_>],
+        context: Option<usize>,
+        k: usize,
+    ) -> Result<()> {
+        let x = self.only(inputs, "input")?;
+        self.begin(q, (x.rows(), context), k, false, false)?;
+        if self.settings.act_fn().has_k() { self.forward_sparse(q, x, k) } else { self.forward_dense(q, x) }
+    }
+
+    fn train_step(
+        &mut self,
+        q: &mut Queue,
+        input: &StepInput<'_>,
+        settings: &LossSettings,
+        c: Coefficients,
+        dead: Option<&mut DeadFeatures>,
+    ) -> Result<LossTerms> {
+        let x = self.only(&input.inputs, "input")?;
+        self.only(&input.labels, "label")?;
+        let mut parts = self.parts(settings, c);
+        if parts.auxk && dead.is_none() {
+            return Err(Error::setting("auxk_coefficient", "the auxiliary loss needs dead-feature counts"));
+        }
+        self.begin(q, (x.rows(), input.context), c.k, true, parts.norms())?;
+        if let Some(t) = &mut self.work.train {
+            loss::prepare(q, t, parts, input, c)?;
+        }
+        if self.settings.act_fn().has_k() {
+            self.step_sparse(q, input, settings, c, &mut parts, dead)?;
+        } else {
+            self.step_dense(q, input, settings, c, &mut parts, dead)?;
+        }
+        let Work { train: Some(t), norms, theta, .. } = &mut self.work else { return Err(work::mixed_up()) };
+        loss::finish_grads(q, &mut self.p, t, parts, norms, theta.as_ref())?;
+        loss::terms(q, t, parts, input.weight, settings, c)
+    }
+
+    fn codes(&self) -> Vec<Codes<'_>> {
+        vec![match &self.work.codes {
+            Store::Dense(f) => Codes::Dense(f.rows_view(0..self.work.done)),
+            Store::Sparse(codes) => Codes::Sparse(codes.view()),
+        }]
+    }
+
+    fn reconstruction(&self) -> Vec<View<'_>> {
+        vec![self.work.y_hat.rows_view(0..self.work.done)]
+    }
+
+    fn row_penalty(&self) -> Option<View<'_>> {
+        let t = self.work.train.as_ref().filter(|t| t.has_row_penalty)?;
+        Some(t.row_penalty.rows_view(0..self.work.done))
+    }
+
+    fn decoder_norms(&mut self, q: &mut Queue) -> Result<Vec<f32>> {
+        super::norms_of(q, &self.p.w_d.value)
+    }
+
+    fn encoder_norms(&mut self, q: &mut Queue) -> Result<Vec<f32>> {
+        self.encoder.norms(q)
+    }
+
+    fn fold(&mut self, q: &mut Queue) -> Result<()> {
+        self.fold_norms(q)
+    }
+}

@@ -1,0 +1,125 @@
+//! Trainable tensors: what they are called and shaped in checkpoints, and where value and gradient are.
+
+use crate::{Error, Result};
+use lm_saes_runtime::{Arena, DType, Queue, Tensor};
+use std::borrow::Cow;
+
+/// Which optimiser group a parameter belongs to (TRAINING §4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParamGroup {
+    /// Everything but thresholds.
+    Others,
+    /// JumpReLU log-thresholds: own learning rate, not clipped.
+    Thresholds,
+}
+
+/// One trainable tensor.
+pub struct Param {
+    /// Name in the checkpoint.
+    pub name: String,
+    /// Shape in the checkpoint.
+    pub shape: Vec<usize>,
+    /// Whether the device holds each matrix of the checkpoint's last two axes transposed (`W_E` is `[d, S]` in files, `[S, d]`
+    /// here, so that sparse gradients gather contiguous rows). Leading axes are stacked in rows either way.
+    pub transposed: bool,
+    /// Optimiser group.
+    pub group: ParamGroup,
+    /// Value, f32.
+    pub value: Tensor,
+    /// Gradient of the last [`super::Dictionary::train_step`]; present once planned for training.
+    pub grad: Option<Tensor>,
+}
+
+impl Param {
+    /// Zeros, held as in the checkpoint: the last axis in columns, the others in rows.
+    pub fn zeros(q: &mut Queue, name: &str, shape: &[usize]) -> Result<Self> {
+        let cols = shape.last().copied().unwrap_or(1);
+        let rows = shape.iter().rev().skip(1).product();
+        let (value, group) = (q.zeros(rows, cols, DType::F32)?, ParamGroup::Others);
+        Ok(Self { name: name.into(), shape: shape.into(), transposed: false, group, value, grad: None })
+    }
+
+    /// Zeros, each matrix of the last two axes of `shape` held transposed.
+    pub fn transposed(q: &mut Queue, name: &str, shape: &[usize]) -> Result<Self> {
+        let mut held = shape.to_vec();
+        let n = held.len();
+        held.swap(n - 1, n - 2);
+        let p = Self::zeros(q, name, &held)?;
+        Ok(Self { shape: shape.into(), transposed: true, ..p })
+    }
+
+    /// JumpReLU log-thresholds.
+    pub fn thresholds(q: &mut Queue, shape: &[usize]) -> Result<Self> {
+        let p = Self::zeros(q, "activation_function.log_jumprelu_threshold", shape)?;
+        Ok(Self { group: ParamGroup::Thresholds, ..p })
+    }
+
+    /// Takes the gradient's memory, or gives it up.
+    pub fn plan_grad(&mut self, arena: &mut Arena, wanted: bool) -> Result<()> {
+        let (label, rows, cols) =
+            (format!("gradient of {}", self.name), self.value.rows(), self.value.cols());
+        self.grad = if wanted { Some(arena.tensor(&label, rows, cols, DType::F32)?) } else { None };
+        Ok(())
+    }
+
+    /// Values as held, in the order of the checkpoint.
+    pub fn to_stored<'a>(&self, held: &'a [f32]) -> Cow<'a, [f32]> {
+        let (rows, cols) = self.last_axes();
+        if self.transposed { Cow::Owned(transpose(held, cols, rows)) } else { Cow::Borrowed(held) }
+    }
+
+    /// Values of the checkpoint, in the order they are held.
+    pub fn to_held(&self, stored: Vec<f32>) -> Vec<f32> {
+        let (rows, cols) = self.last_axes();
+        if self.transposed { transpose(&stored, rows, cols) } else { stored }
+    }
+
+    /// The last two axes of the checkpoint's shape.
+    fn last_axes(&self) -> (usize, usize) {
+        match self.shape[..] {
+            [.., rows, cols] => (rows, cols),
+            _ => (1, self.value.cols()),
+        }
+    }
+}
+
+/// The gradient buffer of a parameter.
+pub(super) fn grad(p: &mut Param) -> Result<&mut Tensor> {
+    let name = &p.name;
+    p.grad.as_mut().ok_or_else(|| Error::Data { what: format!("{name} was not planned for training") })
+}
+
+/// Each `[rows, cols]` of `x` to `[cols, rows]`, in tiles that stay in cache.
+fn transpose(x: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+    const TILE: usize = 32;
+    let mut y = vec![0.0; x.len()];
+    for (x, y) in x.chunks_exact(rows * cols).zip(y.chunks_exact_mut(rows * cols)) {
+        for r0 in (0..rows).step_by(TILE) {
+            for c0 in (0..cols).step_by(TILE) {
+                for c in c0..(c0 + TILE).min(cols) {
+                    for r in r0..(r0 + TILE).min(rows) {
+                        y[c * rows + r] = x[r * cols + c];
+                    }
+                }
+            }
+        }
+    }
+    y
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn matrices_held_transposed_return_to_the_order_of_the_file_one_by_one() {
+        let mut q = Queue::new(&lm_saes_backends::registry().open("cpu").unwrap()).unwrap();
+        let p = Param::transposed(&mut q, "W_E", &[2, 3, 70]).unwrap();
+        assert_eq!((p.value.rows(), p.value.cols()), (140, 3));
+        let stored: Vec<f32> = (0..420).map(|i| i as f32).collect();
+        let held = p.to_held(stored.clone());
+        // Head 1, column 69, input 2.
+        assert_eq!(held[(70 + 69) * 3 + 2], stored[210 + 2 * 70 + 69]);
+        assert_eq!(p.to_stored(&held)[..], stored[..]);
+    }
+}
