@@ -180,6 +180,24 @@ pub enum Precision {
     F16,
 }
 
+/// What a tensor to write is called and shaped.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Slot {
+    /// Name.
+    pub name: String,
+    /// Shape.
+    pub shape: Vec<usize>,
+    /// Stored as booleans, true where the value is not 0.
+    pub boolean: bool,
+}
+
+impl Slot {
+    /// A tensor of floats.
+    pub fn new(name: impl Into<String>, shape: impl Into<Vec<usize>>) -> Self {
+        Self { name: name.into(), shape: shape.into(), boolean: false }
+    }
+}
+
 /// Writes a safetensors file atomically.
 pub fn write(
     path: &Path,
@@ -187,14 +205,14 @@ pub fn write(
     precision: Precision,
     metadata: &[(&str, String)],
 ) -> Result<()> {
-    let shapes: Vec<_> = tensors.iter().map(|t| (t.name.clone(), t.shape.clone())).collect();
+    let shapes: Vec<_> = tensors.iter().map(|t| Slot::new(&*t.name, &*t.shape)).collect();
     write_with(path, &shapes, precision, metadata, |i| Ok(Cow::Borrowed(&tensors[i].values)))
 }
 
 /// Like [`write`], asking for the values of one tensor at a time, in order, so that the host never holds all of them.
 pub fn write_with<'a>(
     path: &Path,
-    tensors: &[(String, Vec<usize>)],
+    tensors: &[Slot],
     precision: Precision,
     metadata: &[(&str, String)],
     mut values: impl FnMut(usize) -> Result<Cow<'a, [f32]>>,
@@ -203,7 +221,7 @@ pub fn write_with<'a>(
     // `write_atomic` knows I/O errors only; any other one is kept here.
     let mut failed = None;
     let mut one = |i: usize, w: &mut dyn Write| {
-        let (name, shape) = &tensors[i];
+        let Slot { name, shape, boolean } = &tensors[i];
         let v = values(i).map_err(|e| {
             failed = Some(e);
             io::Error::other("the values could not be had")
@@ -213,7 +231,10 @@ pub fn write_with<'a>(
             failed = Some(Error::Tensor { path: path.into(), name: name.clone(), what });
             return Err(io::Error::other("wrong number of values"));
         }
-        v.chunks(1 << 16).try_for_each(|c| w.write_all(&encode(c, precision)))
+        v.chunks(1 << 16).try_for_each(|c| match boolean {
+            true => w.write_all(&c.iter().map(|v| u8::from(*v != 0.0)).collect::<Vec<_>>()),
+            false => w.write_all(&encode(c, precision)),
+        })
     };
     let done = files::write_atomic(path, |w| {
         w.write_all(&(header.len() as u64).to_le_bytes())?;
@@ -226,8 +247,8 @@ pub fn write_with<'a>(
     }
 }
 
-fn header(tensors: &[(String, Vec<usize>)], precision: Precision, metadata: &[(&str, String)]) -> String {
-    let (dtype, bytes) = match precision {
+fn header(tensors: &[Slot], precision: Precision, metadata: &[(&str, String)]) -> String {
+    let float = match precision {
         Precision::F32 => ("F32", 4),
         Precision::Bf16 => ("BF16", 2),
         Precision::F16 => ("F16", 2),
@@ -236,7 +257,8 @@ fn header(tensors: &[(String, Vec<usize>)], precision: Precision, metadata: &[(&
     let metadata = metadata.iter().map(|(k, v)| ((*k).to_string(), json!(v))).collect();
     map.insert("__metadata__".into(), serde_json::Value::Object(metadata));
     let mut at = 0;
-    for (name, shape) in tensors {
+    for Slot { name, shape, boolean } in tensors {
+        let (dtype, bytes) = if *boolean { ("BOOL", 1) } else { float };
         let end = at + shape.iter().product::<usize>() * bytes;
         map.insert(name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": [at, end]}));
         at = end;
@@ -288,7 +310,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.safetensors");
         std::fs::write(&path, "old").unwrap();
-        let shapes = [("w".to_string(), vec![2])];
+        let shapes = [Slot::new("w", [2])];
         let short = write_with(&path, &shapes, Precision::F32, &[], |_| Ok(Cow::Owned(vec![1.0])));
         assert!(short.unwrap_err().to_string().contains("tensor w: 1 values"));
         let broken = write_with(&path, &shapes, Precision::F32, &[], |_| {

@@ -4,7 +4,7 @@ use super::source::BatchSource;
 use crate::{
     Error, Result,
     activations::Batch,
-    tensorfile::{self, Precision, TensorFile},
+    tensorfile::{self, Precision, Slot, TensorFile},
 };
 use lm_saes_runtime::Queue;
 use std::{
@@ -56,10 +56,10 @@ impl BatchSource for Replay<'_> {
         let mut metadata = Vec::new();
         for (i, b) in self.held.iter().enumerate() {
             for (j, t) in b.acts.iter().enumerate() {
-                tensors.push((format!("{i}.acts.{j}"), vec![t.rows(), t.cols()]));
+                tensors.push(Slot::new(format!("{i}.acts.{j}"), [t.rows(), t.cols()]));
             }
-            tensors.push((format!("{i}.tokens"), vec![b.rows(), 2]));
-            tensors.push((format!("{i}.mask"), vec![b.rows()]));
+            tensors.push(Slot::new(format!("{i}.tokens"), [b.rows(), 2]));
+            tensors.push(Slot::new(format!("{i}.mask"), [b.rows()]));
             metadata.push(b.contexts);
         }
         let per = 2 + self.source.hook_points().len();

@@ -6,7 +6,7 @@ use crate::{
     Error, Result,
     dictionary::checkpoint,
     settings::{DTypeName, TrainerSettings},
-    tensorfile::{self, Precision, TensorFile},
+    tensorfile::{self, Precision, Slot, TensorFile},
 };
 use lm_saes_runtime::Queue;
 use serde::{Deserialize, Serialize};
@@ -40,11 +40,11 @@ impl Trainer {
         // Always in full precision, whatever the final weights will be stored as.
         checkpoint::save(q, &*self.dictionary, dir, DTypeName::F32, &Map::new())?;
         let moments = self.parts.optimizer.moments();
-        let tensors: Vec<(String, Vec<usize>)> = moments
+        let tensors: Vec<Slot> = moments
             .iter()
             .flat_map(|m| {
-                let shape = vec![m.m.rows(), m.m.cols()];
-                [(format!("m.{}", m.name), shape.clone()), (format!("v.{}", m.name), shape)]
+                let shape = [m.m.rows(), m.m.cols()];
+                ["m", "v"].map(|which| Slot::new(format!("{which}.{}", m.name), shape))
             })
             .collect();
         tensorfile::write_with(&dir.join(MOMENTS), &tensors, Precision::F32, &[], |i| {
