@@ -44,6 +44,7 @@ fn check(case: &Case) -> Result<Outcome> {
     compare_losses(case, &expected, &step, &mut found)?;
     compare_gradients(case, &expected, "grad.", &step, &mut found)?;
     compare_dead(&expected, &step, &mut found)?;
+    compare_z_patterns(case, &mut q, &batch, &expected, &step, &mut found)?;
     compare_metrics(case, &step, &mut found)?;
     compare_alternatives(case, &mut q, &batch, &expected, &mut found)?;
     compare_folded(case, &mut q, &batch, &expected, &mut found)?;
@@ -66,6 +67,11 @@ fn all_is_understood(expected: &TensorFile) -> Result<()> {
         "tokens_since_last_activation_after",
         "is_dead",
         "alt.l_p_gated",
+        // Of Lorsa, compared through the z patterns, which are made of them.
+        "attn_pattern",
+        "v",
+        "q_post_rot",
+        "k_post_rot",
     ];
     const PREFIXES: &[&str] = &[
         "normalized.",
@@ -340,6 +346,38 @@ fn compare_inputs(
     found.same("codes of forward and of train_step", dense_codes(q, d.codes()), step.codes.clone());
     let again = reconstruction(q, &*d, batch.rows)?;
     found.same("forward and train_step", again, step.reconstruction.clone());
+    Ok(())
+}
+
+/// z patterns of every feature in every context: pattern of its QK head times its value at the source.
+fn compare_z_patterns(
+    case: &Case,
+    q: &mut Queue,
+    batch: &Batch,
+    expected: &TensorFile,
+    step: &Step,
+    found: &mut Differences,
+) -> Result<()> {
+    if !expected.contains("attn_pattern") {
+        return Ok(());
+    }
+    let (shape, pattern) = expected.f32("attn_pattern")?;
+    let (_, values) = expected.f32("v")?;
+    let [contexts, n_qk, len, _] = shape[..] else { return Err("attn_pattern has four axes".into()) };
+    let d = load(case, q, "", false)?;
+    let (s, hook_in) = (d.d_sae(), d.hook_points_in().remove(0));
+    let x = q.tensor(batch.rows, d.settings().d_model(), &step.normalised[&hook_in])?;
+    let features: Vec<usize> = (0..s).collect();
+    for b in 0..contexts {
+        let got = d.z_patterns(q, x.rows_view(b * len..(b + 1) * len), &features)?;
+        for (i, got) in features.iter().zip(got) {
+            let head = b * n_qk + i / (s / n_qk);
+            let at = |t: usize, k: usize| pattern[(head * len + t) * len + k] * values[(b * len + k) * s + i];
+            let want: Vec<f32> = (0..len * len).map(|e| at(e / len, e % len)).collect();
+            let tol = case.tolerance("/tolerance")?;
+            found.compare(&format!("z pattern of {i} in context {b}"), &q.download::<f32>(&got)?, &want, tol);
+        }
+    }
     Ok(())
 }
 

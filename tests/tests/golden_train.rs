@@ -136,6 +136,7 @@ fn check(case: &Case) -> Result<Outcome, String> {
 }
 
 /// All batches of a case.
+#[derive(Default)]
 struct Data {
     hook_points: Vec<String>,
     /// By hook point, `[steps, rows, d]`.
@@ -143,13 +144,15 @@ struct Data {
     mask: Option<Vec<u8>>,
     steps: usize,
     rows: usize,
+    /// Contexts and tokens of each, of batches of whole contexts.
+    contexts: Option<(usize, usize)>,
     d: Vec<usize>,
 }
 
 impl Data {
     fn read(case: &Case) -> Result<Self, String> {
         let file = case.open("batches.safetensors")?;
-        let mut all = Self { hook_points: vec![], acts: vec![], mask: None, steps: 0, rows: 0, d: vec![] };
+        let mut all = Self::default();
         for t in file.list() {
             match t.name.as_str() {
                 "tokens" => {}
@@ -158,7 +161,14 @@ impl Data {
                 }
                 _ => {
                     let (shape, values) = text(file.f32(&t.name))?;
-                    let [steps, rows, d] = shape[..] else { return Err(format!("{} is {shape:?}", t.name)) };
+                    let (steps, rows, d) = match shape[..] {
+                        [steps, rows, d] => (steps, rows, d),
+                        [steps, contexts, len, d] => {
+                            all.contexts = Some((contexts, len));
+                            (steps, contexts * len, d)
+                        }
+                        _ => return Err(format!("{} is {shape:?}", t.name)),
+                    };
                     all.hook_points.push(t.name);
                     all.acts.push(values);
                     all.d.push(d);
@@ -176,7 +186,7 @@ impl Data {
             .collect::<Result<_, _>>()?;
         let mask = self.mask.as_ref().map_or(vec![1; rows], |m| m[step * rows..(step + 1) * rows].to_vec());
         let n_valid = mask.iter().filter(|&&m| m == 1).count();
-        Ok(Batch { acts, tokens: vec![0; rows], mask, contexts: None, n_valid })
+        Ok(Batch { acts, tokens: vec![0; rows], mask, contexts: self.contexts, n_valid })
     }
 }
 
@@ -246,14 +256,8 @@ fn compare_weights(
 ) -> Result<(), String> {
     let want = case.open(file)?;
     for p in trainer.dictionary().params() {
-        let mut got: Vec<f32> = text(q.download(&p.value))?;
-        if p.transposed {
-            let (rows, cols) = (p.value.rows(), p.value.cols());
-            got = (0..cols)
-                .flat_map(|c| (0..rows).map(move |r| (r, c)))
-                .map(|(r, c)| got[r * cols + c])
-                .collect();
-        }
+        let held: Vec<f32> = text(q.download(&p.value))?;
+        let got = p.to_stored(&held);
         found.compare(&format!("{file}: {}", p.name), &got, &text(want.f32_shaped(&p.name, &p.shape))?, tol);
     }
     Ok(())

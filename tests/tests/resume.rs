@@ -126,7 +126,7 @@ fn run(
                 init_log_jumprelu_threshold_value: Some(-2.0),
                 ..Default::default()
             };
-            let done = initialise(q, trainer.dictionary_mut(), &starting, source, observer)?;
+            let done = initialise(q, trainer.dictionary_mut(), &starting, source, None, observer)?;
             let mut source = Replay::new(done.batches, source);
             let trackers = &mut trackers;
             trainer.fit(

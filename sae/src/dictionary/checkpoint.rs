@@ -9,7 +9,7 @@ use super::{Dictionary, Param, build};
 use crate::{
     Error, Result, files,
     settings::{DTypeName, DictionarySettings, NormActivation},
-    tensorfile::{self, TensorFile},
+    tensorfile::{self, Slot, TensorFile},
 };
 use lm_saes_runtime::Queue;
 use serde::Serialize;
@@ -37,6 +37,15 @@ pub struct Loaded {
     pub dictionary: Box<dyn Dictionary>,
     /// What else was recorded on saving (token policy, dtype, …); empty for checkpoints of other programs.
     pub extras: Map<String, Value>,
+}
+
+/// A constant tensor that other readers of checkpoints expect; written with the weights, not read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Buffer {
+    /// What and how it is stored.
+    pub slot: Slot,
+    /// Values.
+    pub values: Vec<f32>,
 }
 
 /// How to load.
@@ -191,11 +200,17 @@ fn write(
     metadata: &[(&str, String)],
 ) -> Result<()> {
     let (params, norms) = (dictionary.params(), dictionary.norms());
-    let mut names: Vec<_> = params.iter().map(|p| (p.name.clone(), p.shape.clone())).collect();
-    names.extend(norms.keys().map(|hook_point| (format!("{NORM}{hook_point}"), Vec::new())));
-    let scalars: Vec<f32> = norms.values().copied().collect();
-    tensorfile::write_with(file, &names, dtype.precision(), metadata, |i| {
-        let Some(p) = params.get(i) else { return Ok(Cow::Owned(vec![scalars[i - params.len()]])) };
+    let mut slots: Vec<_> = params.iter().map(|p| Slot::new(&*p.name, &*p.shape)).collect();
+    let scalars = norms.iter().map(|(hook_point, norm)| Buffer {
+        slot: Slot::new(format!("{NORM}{hook_point}"), []),
+        values: vec![*norm],
+    });
+    // Booleans last: tensors of wider types stay aligned.
+    let (booleans, floats): (Vec<_>, Vec<_>) = dictionary.buffers().into_iter().partition(|b| b.slot.boolean);
+    let constants: Vec<Buffer> = floats.into_iter().chain(scalars).chain(booleans).collect();
+    slots.extend(constants.iter().map(|b| b.slot.clone()));
+    tensorfile::write_with(file, &slots, dtype.precision(), metadata, |i| {
+        let Some(p) = params.get(i) else { return Ok(Cow::Borrowed(&constants[i - params.len()].values)) };
         let values: Vec<f32> = q.download(&p.value)?;
         Ok(Cow::Owned(p.to_stored(&values).into_owned()))
     })
@@ -210,7 +225,9 @@ fn read_into(
     let stored: Vec<String> = weights.list().into_iter().map(|t| t.name).collect();
     let expected: BTreeSet<String> = dictionary.params().iter().map(|p| p.name.clone()).collect();
     if strict {
-        check_names(weights.path(), &stored, &expected)?;
+        let constants: Vec<String> = dictionary.buffers().into_iter().map(|b| b.slot.name).collect();
+        let trainable: Vec<String> = stored.iter().filter(|n| !constants.contains(*n)).cloned().collect();
+        check_names(weights.path(), &trainable, &expected)?;
     }
     for p in dictionary.params_mut() {
         if stored.contains(&p.name) {

@@ -2,7 +2,7 @@
 //! answers with an error that names variant and setting.
 
 use crate::{Error, Result};
-use lm_saes_runtime::{Queue, View};
+use lm_saes_runtime::{Queue, Tensor, View};
 
 /// Random starting values.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,6 +28,42 @@ impl RandomInit {
             Error::setting("initializer.init_log_jumprelu_threshold_value", what)
         })
     }
+}
+
+/// The attention of one layer of a language model, as maps of what its `ln1.hook_normalized` gives; f32. Heads that share keys
+/// and values have copies of their own.
+pub struct ModelAttention {
+    /// Heads.
+    pub n_heads: usize,
+    /// Width of a head.
+    pub d_head: usize,
+    /// Multiplies q·k.
+    pub scale: f32,
+    /// `[n_heads·d_head, d]`.
+    pub w_q: Tensor,
+    /// `[1, n_heads·d_head]`.
+    pub b_q: Option<Tensor>,
+    /// Gain of the norm of queries, `[1, d_head]`.
+    pub q_gain: Option<Tensor>,
+    /// Shaped like `w_q`.
+    pub w_k: Tensor,
+    /// Shaped like `b_q`.
+    pub b_k: Option<Tensor>,
+    /// Shaped like `q_gain`.
+    pub k_gain: Option<Tensor>,
+    /// Shaped like `w_q`.
+    pub w_v: Tensor,
+    /// Each head's output map, `[n_heads·d_head, d]`.
+    pub w_o: Tensor,
+}
+
+/// What a language model lends to starting values.
+pub trait ModelParts {
+    /// The attention of a layer.
+    ///
+    /// # Errors
+    /// No such layer, or an attention a dictionary cannot start from.
+    fn attention(&self, q: &mut Queue, layer: usize) -> Result<ModelAttention>;
 }
 
 /// Starting values, and the pieces the initialiser's search is made of. Batches are normalised.
@@ -68,6 +104,23 @@ pub trait Initialise {
         _q: &mut Queue,
         _labels: &[View<'_>],
         _d_active: usize,
+    ) -> Result<()> {
+        Err(unsupported(self.variant(), "initialize_W_D_with_active_subspace", "set it to false"))
+    }
+    /// Whether [`Initialise::subspace_from_model`] takes the place of [`Initialise::decoder_from_active_subspace`].
+    fn has_heads(&self) -> bool {
+        false
+    }
+    /// Queries and keys of a layer's attention, so that the patterns on normalised inputs are the model's.
+    fn queries_and_keys_from_model(&mut self, _q: &mut Queue, _attention: &ModelAttention) -> Result<()> {
+        Err(unsupported(self.variant(), "initialize_lorsa_with_mhsa", "leave it out"))
+    }
+    /// Confines values and outputs, head by head, to the directions in which the model's values of `inputs` vary most.
+    fn subspace_from_model(
+        &mut self,
+        _q: &mut Queue,
+        _inputs: &[View<'_>],
+        _attention: &ModelAttention,
     ) -> Result<()> {
         Err(unsupported(self.variant(), "initialize_W_D_with_active_subspace", "set it to false"))
     }

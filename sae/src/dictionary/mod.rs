@@ -4,6 +4,7 @@
 pub mod checkpoint;
 mod coder;
 mod initialise;
+mod lorsa;
 pub mod normalise;
 mod param;
 mod sae;
@@ -11,7 +12,8 @@ pub mod settings;
 mod subspace;
 pub mod variants;
 
-pub use initialise::{Initialise, RandomInit};
+pub use initialise::{Initialise, ModelAttention, ModelParts, RandomInit};
+pub use lorsa::{LorsaSettings, NormalizationType, PositionalEmbedding};
 pub use param::{Param, ParamGroup};
 pub use sae::SaeSettings;
 
@@ -155,12 +157,32 @@ pub trait Dictionary: Initialise + Send {
     fn row_penalty(&self) -> Option<View<'_>> {
         None
     }
+    /// Constant tensors of the checkpoint beside the trainable ones.
+    fn buffers(&self) -> Vec<checkpoint::Buffer> {
+        Vec::new()
+    }
+    /// For a dictionary with attention: how much each position of one context `x [T, d]`, normalised as for a forward,
+    /// contributes to some features: for feature i a matrix `[T, T]` of `A[t, s]·v[s]`, 0 for s > t, whose row t sums to the
+    /// pre-activation at t.
+    ///
+    /// # Errors
+    /// A dictionary without attention, a feature that does not exist, a context that is too long.
+    fn z_patterns(&self, _q: &mut Queue, _x: View<'_>, _features: &[usize]) -> Result<Vec<Tensor>> {
+        Err(no_attention())
+    }
     /// Decoder norms `[1, S]`.
     fn decoder_norms(&mut self, q: &mut Queue) -> Result<Vec<f32>>;
     /// Encoder norms `[1, S]`.
     fn encoder_norms(&mut self, q: &mut Queue) -> Result<Vec<f32>>;
     /// Rewrites the weights so that raw activations map to raw activations, exactly, and sets the mode to `inference`.
     fn fold(&mut self, q: &mut Queue) -> Result<()>;
+}
+
+fn no_attention() -> Error {
+    Error::Unsupported {
+        what: "patterns of attention".into(),
+        why: "only a Lorsa dictionary has them".into(),
+    }
 }
 
 /// A dictionary of zeros with these settings.

@@ -1,6 +1,6 @@
 //! The variants there are: one line each. A new one is a room of its own and a line here.
 
-use super::{sae, settings::VariantSettings};
+use super::{lorsa, sae, settings::VariantSettings};
 use crate::settings::field_names;
 use serde::Serialize;
 use serde_json::Value;
@@ -53,4 +53,5 @@ macro_rules! variants {
 
 variants! {
     "sae" => Sae(sae::SaeSettings),
+    "lorsa" => Lorsa(lorsa::LorsaSettings),
 }

@@ -9,12 +9,13 @@ pub mod gguf;
 mod hooks;
 mod model;
 mod parameters;
+mod parts;
 mod process;
-mod rotary;
+pub(crate) mod rotary;
 pub mod tokenizer;
 pub mod weights;
 
-pub use architecture::{Architecture, Positions};
+pub use architecture::{Architecture, Positions, Rotary, RotaryScaling};
 pub use forward::Tokens;
 pub use gguf::{Gguf, GgufWeights};
 pub use hooks::{Edit, EditFn, Output, Run};

@@ -3,7 +3,7 @@
 use super::workbench::{Workbench, load_pretrained};
 use crate::{
     Error, Result,
-    dictionary::{Dictionary, build, checkpoint},
+    dictionary::{Dictionary, ModelParts, build, checkpoint},
     settings::{DictionaryChoice, NormActivation, PretrainedSettings, TrainSettings, required_model},
     training::{
         Ended, Fit, LiveSource, Observer, Replay, Trainer,
@@ -101,7 +101,9 @@ pub fn train_on(
     let mut trainer = Trainer::new(q, dictionary, settings.trainer.clone(), schedules, rows)?;
     let (mut held, mut best_norm) = (Vec::new(), None);
     if new && resume.is_none() {
-        let done = initialise(q, trainer.dictionary_mut(), &settings.initializer, &mut stream, observer)?;
+        let model = Some(&bench.lm as &dyn ModelParts);
+        let dictionary = trainer.dictionary_mut();
+        let done = initialise(q, dictionary, &settings.initializer, &mut stream, model, observer)?;
         (held, best_norm) = (done.batches, done.best_norm);
     }
     let mut source = Replay::new(held, &mut stream);

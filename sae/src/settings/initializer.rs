@@ -36,7 +36,7 @@ pub struct InitializerSettings {
     pub initialize_W_D_with_active_subspace: bool,
     /// Dimension of that span.
     pub d_active_subspace: Option<usize>,
-    /// Only for Lorsa, which is not trained here.
+    /// Start the queries and keys of a Lorsa dictionary from the model's attention.
     pub initialize_lorsa_with_mhsa: Option<bool>,
     /// Start a transcoder from the language model's own MLP; not supported.
     pub initialize_tc_with_mlp: Option<bool>,

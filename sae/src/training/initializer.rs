@@ -8,7 +8,7 @@ use super::{
 use crate::{
     Error, Result,
     activations::Batch,
-    dictionary::{Dictionary, RandomInit, StepInput},
+    dictionary::{Dictionary, ModelAttention, ModelParts, RandomInit, StepInput},
     settings::{ActFn, BiasInit, InitializerSettings, NormActivation},
     training::BatchSource,
 };
@@ -29,7 +29,7 @@ pub struct Initialised {
     pub best_norm: Option<(f32, f64)>,
 }
 
-/// Gives `dictionary`, planned for at least a batch, its starting values.
+/// Gives `dictionary`, planned for at least a batch, its starting values; `model` lends parts where settings ask for them.
 ///
 /// # Errors
 /// An initialisation the dictionary does not have, no data at all, activations or losses that are not finite.
@@ -38,6 +38,7 @@ pub fn initialise(
     dictionary: &mut dyn Dictionary,
     settings: &InitializerSettings,
     source: &mut dyn BatchSource,
+    model: Option<&dyn ModelParts>,
     observer: &mut dyn Observer,
 ) -> Result<Initialised> {
     check(dictionary, settings)?;
@@ -56,6 +57,15 @@ pub fn initialise(
         observer.phase("measuring activation norms");
         let norms = measure_norms(q, dictionary, source, &hooks, &mut done.batches)?;
         dictionary.set_norms(norms);
+    }
+    let with_heads = settings.initialize_W_D_with_active_subspace && dictionary.has_heads();
+    let from_attention = settings.initialize_lorsa_with_mhsa == Some(true);
+    let attention = match from_attention || with_heads {
+        true => Some(attention(q, settings, model)?),
+        false => None,
+    };
+    if let Some(attention) = attention.as_ref().filter(|_| from_attention) {
+        dictionary.queries_and_keys_from_model(q, attention)?;
     }
     if !looks_at_data(settings) {
         return Ok(done);
@@ -82,7 +92,9 @@ pub fn initialise(
     if settings.bias_init_method == BiasInit::GeometricMedian {
         dictionary.decoder_bias_from_mean(q, &input.labels)?;
     }
-    if settings.initialize_W_D_with_active_subspace {
+    if let Some(attention) = attention.filter(|_| with_heads) {
+        dictionary.subspace_from_model(q, &input.inputs, &attention)?;
+    } else if settings.initialize_W_D_with_active_subspace {
         let what = "is needed with initialize_W_D_with_active_subspace";
         let d = settings
             .d_active_subspace
@@ -105,7 +117,7 @@ fn check(dictionary: &dyn Dictionary, s: &InitializerSettings) -> Result<()> {
     if s.initialize_tc_with_mlp == Some(true) {
         return unsupported("initialize_tc_with_mlp", "start from random values instead");
     }
-    if s.initialize_lorsa_with_mhsa == Some(true) {
+    if s.initialize_lorsa_with_mhsa == Some(true) && !dictionary.has_heads() {
         return unsupported("initialize_lorsa_with_mhsa", "it is for Lorsa dictionaries only");
     }
     if dictionary.settings().act_fn() == ActFn::JumpRelu && s.init_log_jumprelu_threshold_value.is_none() {
@@ -113,6 +125,23 @@ fn check(dictionary: &dyn Dictionary, s: &InitializerSettings) -> Result<()> {
         return Err(Error::setting("initializer.init_log_jumprelu_threshold_value", what));
     }
     Ok(())
+}
+
+/// The attention the settings name.
+fn attention(
+    q: &mut Queue,
+    s: &InitializerSettings,
+    model: Option<&dyn ModelParts>,
+) -> Result<ModelAttention> {
+    let layer = s.model_layer.ok_or_else(|| {
+        let what = "is needed to start from the model's attention: the layer the dictionary replaces";
+        Error::setting("initializer.model_layer", what)
+    })?;
+    let model = model.ok_or_else(|| Error::Unsupported {
+        what: "starting values from the model's attention".into(),
+        why: "this run has no language model".into(),
+    })?;
+    model.attention(q, layer)
 }
 
 fn looks_at_data(s: &InitializerSettings) -> bool {

@@ -96,6 +96,21 @@ impl SparseCodes {
         t.view_mut().slice_cols(0..self.len()).reshaped(rows, cols)
     }
 
+    /// Rows `r`, with other values, one for each entry of all rows.
+    pub fn rows_with<'a>(&'a self, vals: &'a Tensor, r: Range<usize>) -> SparseView<'a> {
+        let n = self.n;
+        match &self.ragged {
+            Some((ptr, _)) => {
+                let ptr = Some(ptr.view().slice_cols(r.start..r.end + 1));
+                SparseView { vals: self.like(vals), idx: self.like(&self.idx), ptr, n }
+            }
+            None => {
+                let (vals, idx) = (self.like(vals).slice_rows(r.clone()), self.like(&self.idx).slice_rows(r));
+                SparseView { vals, idx, ptr: None, n }
+            }
+        }
+    }
+
     /// Values and columns of these rows, for a selection of fixed k.
     pub fn rows_mut(&mut self, r: Range<usize>) -> (ViewMut<'_>, ViewMut<'_>) {
         let (rows, k, len) = (self.rows, self.k, self.len());

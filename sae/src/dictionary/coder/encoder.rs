@@ -3,9 +3,9 @@
 use super::codes::{Slots, SparseCodes};
 use crate::{
     Error, Result,
-    dictionary::{Param, RandomInit},
+    dictionary::{ModelAttention, Param, RandomInit, checkpoint::Buffer, no_attention},
 };
-use lm_saes_runtime::{Arena, Queue, View, ViewMut};
+use lm_saes_runtime::{Arena, Queue, RandomKind, Tensor, View, ViewMut};
 
 /// The encoder of a [`super::Coder`].
 pub(crate) trait Encoder: Send {
@@ -13,6 +13,10 @@ pub(crate) trait Encoder: Send {
     fn params(&self) -> Vec<&Param>;
     /// Trainable tensors in checkpoint order, to change.
     fn params_mut(&mut self) -> Vec<&mut Param>;
+    /// Constant tensors of the checkpoint.
+    fn buffers(&self) -> Vec<Buffer> {
+        Vec::new()
+    }
     /// Most rows that may have to be encoded together: the longest context, for an encoder that looks at other positions.
     fn most_joined(&self) -> usize {
         1
@@ -52,6 +56,37 @@ pub(crate) trait Encoder: Send {
     fn fold(&mut self, q: &mut Queue, a: f32) -> Result<f32>;
     /// Random weights, zero biases; `part` counts the stretches of the random stream that are taken already.
     fn init_random(&mut self, q: &mut Queue, init: &RandomInit, part: &mut Parts) -> Result<()>;
+    /// Random decoder `w_d [S, d]` from the random stream at `part`.
+    fn init_decoder(&self, q: &mut Queue, init: &RandomInit, part: u64, w_d: &mut Tensor) -> Result<()> {
+        let range = (-init.decoder_bound, init.decoder_bound);
+        Ok(q.random(RandomKind::Uniform, range, init.seed, part, w_d)?)
+    }
+    /// Whether setting a decoder norm scales all rows by one factor, so that their mean gets it, rather than each row.
+    fn decoder_norms_move_together(&self) -> bool {
+        false
+    }
+    /// Whether the encoder can start from the heads of a model's attention.
+    fn has_heads(&self) -> bool {
+        false
+    }
+    /// Queries and keys of the model for inputs that are multiplied by `a`.
+    fn take_queries_and_keys(&mut self, _q: &mut Queue, _from: &ModelAttention, _a: f32) -> Result<()> {
+        Err(no_attention())
+    }
+    /// Values, and the decoder `w_d [S, d]`, in the directions in which the model's values of `x [B, d]` vary most.
+    fn take_value_subspace(
+        &mut self,
+        _q: &mut Queue,
+        _x: View<'_>,
+        _from: &ModelAttention,
+        _w_d: &mut Tensor,
+    ) -> Result<()> {
+        Err(no_attention())
+    }
+    /// See [`crate::dictionary::Dictionary::z_patterns`].
+    fn z_patterns(&self, _q: &mut Queue, _x: View<'_>, _features: &[usize]) -> Result<Vec<Tensor>> {
+        Err(no_attention())
+    }
     /// `W_E = factor · W_Dᵀ`, from `w_d [S, d]`.
     fn set_from_decoder(&mut self, _q: &mut Queue, _w_d: View<'_>, _factor: f32) -> Result<()> {
         Err(Error::setting(

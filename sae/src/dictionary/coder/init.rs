@@ -4,9 +4,10 @@
 use super::{Coder, RandomParts, row_norms};
 use crate::{
     Error, Result,
-    dictionary::{Dictionary, Initialise, RandomInit, subspace},
+    dictionary::{Dictionary, Initialise, ModelAttention, RandomInit, folding_factors, norms_of, subspace},
+    settings::NormActivation,
 };
-use lm_saes_runtime::{DType, GemmOpts, MapKind, Queue, RandomKind, ReduceKind, Tensor, View};
+use lm_saes_runtime::{DType, GemmOpts, MapKind, Queue, ReduceKind, Tensor, View};
 
 const F32: DType = DType::F32;
 
@@ -20,8 +21,7 @@ impl Initialise for Coder {
         let largest = self.params().iter().map(|p| p.value.len()).max().unwrap_or(0);
         let mut parts = RandomParts::new(largest);
         self.encoder.init_random(q, init, &mut parts)?;
-        let (low, high) = (-init.decoder_bound, init.decoder_bound);
-        q.random(RandomKind::Uniform, (low, high), init.seed, parts.take(), &mut self.p.w_d.value)?;
+        self.encoder.init_decoder(q, init, parts.take(), &mut self.p.w_d.value)?;
         if let Some(b_d) = &mut self.p.b_d {
             q.fill(&mut b_d.value, 0.0)?;
         }
@@ -36,7 +36,15 @@ impl Initialise for Coder {
     }
 
     fn set_decoder_norm(&mut self, q: &mut Queue, norm: f32, exact: bool) -> Result<()> {
-        set_row_norms(q, &mut self.p.w_d.value, norm, exact)
+        if !self.encoder.decoder_norms_move_together() {
+            return set_row_norms(q, &mut self.p.w_d.value, norm, exact);
+        }
+        let norms = norms_of(q, &self.p.w_d.value)?;
+        let mean = norms.iter().sum::<f32>() / norms.len() as f32;
+        let factor = if exact { norm / mean } else { norm / mean.max(norm) };
+        // A decoder of zeros stays.
+        let factor = if factor.is_finite() { factor } else { 1.0 };
+        Ok(q.map_in_place(MapKind::Affine, factor, 0.0, &mut self.p.w_d.value)?)
     }
 
     fn set_encoder_norm(&mut self, q: &mut Queue, norm: f32) -> Result<()> {
@@ -89,6 +97,32 @@ impl Initialise for Coder {
         let mut w_d = q.empty(self.settings.d_sae(), self.settings.d_model(), F32)?;
         q.gemm(first, &u, &mut w_d, GemmOpts::default())?;
         Ok(q.copy(&w_d, &mut self.p.w_d.value)?)
+    }
+
+    fn has_heads(&self) -> bool {
+        self.encoder.has_heads()
+    }
+
+    fn queries_and_keys_from_model(&mut self, q: &mut Queue, attention: &ModelAttention) -> Result<()> {
+        let a = match self.settings.norm_activation() {
+            NormActivation::Inference => 1.0,
+            NormActivation::DatasetWise => folding_factors(&self.settings, &self.norms)?.0[0],
+            other => {
+                let what = format!("inputs normalised {other:?} have no constant scale; use dataset-wise");
+                return Err(Error::setting("initializer.initialize_lorsa_with_mhsa", what));
+            }
+        };
+        self.encoder.take_queries_and_keys(q, attention, a)
+    }
+
+    fn subspace_from_model(
+        &mut self,
+        q: &mut Queue,
+        inputs: &[View<'_>],
+        attention: &ModelAttention,
+    ) -> Result<()> {
+        let x = self.only(inputs, "input")?;
+        self.encoder.take_value_subspace(q, x, attention, &mut self.p.w_d.value)
     }
 }
 

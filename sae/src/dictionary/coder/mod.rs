@@ -19,13 +19,15 @@ pub(crate) use encoder::{Encoder, Parts as RandomParts};
 pub(crate) use init::set_row_norms;
 pub(crate) use work::blocks;
 
-use super::{Codes, Coefficients, DeadFeatures, Dictionary, LossTerms, Param, StepInput, grad, row_norms};
+use super::{
+    Codes, Coefficients, DeadFeatures, Dictionary, LossTerms, Param, StepInput, checkpoint, grad, row_norms,
+};
 use crate::{
     Error, Result,
     settings::{ActFn, DictionarySettings},
     training::LossSettings,
 };
-use lm_saes_runtime::{Arena, MapKind, Queue, View};
+use lm_saes_runtime::{Arena, MapKind, Queue, Tensor, View};
 use loss::Parts;
 use std::collections::BTreeMap;
 use work::{Store, Work};
@@ -250,6 +252,14 @@ impl Dictionary for Coder {
     fn row_penalty(&self) -> Option<View<'_>> {
         let t = self.work.train.as_ref().filter(|t| t.has_row_penalty)?;
         Some(t.row_penalty.rows_view(0..self.work.done))
+    }
+
+    fn buffers(&self) -> Vec<checkpoint::Buffer> {
+        self.encoder.buffers()
+    }
+
+    fn z_patterns(&self, q: &mut Queue, x: View<'_>, features: &[usize]) -> Result<Vec<Tensor>> {
+        self.encoder.z_patterns(q, x, features)
     }
 
     fn decoder_norms(&mut self, q: &mut Queue) -> Result<Vec<f32>> {
