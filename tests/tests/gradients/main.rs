@@ -4,6 +4,8 @@
 #![forbid(unsafe_code)]
 
 mod attention;
+mod encoders;
+mod lorsa;
 mod model;
 mod ops;
 mod sae;

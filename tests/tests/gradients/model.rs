@@ -1,8 +1,9 @@
-//! The loss of a sparse autoencoder written once more, in f64 and for clarity only (VARIANTS §5, §6). Discrete choices
+//! The loss of a dictionary written once more, in f64 and for clarity only (VARIANTS §5). Discrete choices
 //! (which entries pass) and quantities that count as constants are frozen at the point of interest, so that the loss is
 //! smooth there and central differences give exactly the gradient that is specified. A JumpReLU threshold enters through
 //! the ramp its window stands for.
 
+use super::encoders::Encoder;
 use lm_saes::{dictionary::Coefficients, training::SparsityLoss};
 use lm_saes::{settings::ActFn, training::LossSettings};
 
@@ -12,7 +13,7 @@ pub struct Model {
     pub s: usize,
     pub act: ActFn,
     pub gated: bool,
-    pub glu: bool,
+    pub encoder: Encoder,
     pub decoder_bias: bool,
     pub window: f64,
     pub loss: LossSettings,
@@ -56,20 +57,12 @@ impl Model {
         &p[i * self.d..(i + 1) * self.d]
     }
 
-    /// Where the decoder is in the list `W_E, b_E, [W_E_glu, b_E_glu], W_D, [b_D], [log θ]`.
+    /// Where the decoder is in the list of the encoder's parameters, `W_D, [b_D], [log θ]`.
     fn w_d_at(&self) -> usize {
-        if self.glu { 4 } else { 2 }
+        self.encoder.parameters()
     }
 
     fn forward(&self, p: &[Vec<f64>]) -> Forward {
-        let hidden = |x: &[f64], w: usize, b: usize, i: usize| dot(x, self.row(&p[w], i)) + p[b][i];
-        let pre = |x: &Vec<f64>| {
-            let one = |i| {
-                let factor = if self.glu { 1.0 / (1.0 + (-hidden(x, 2, 3, i)).exp()) } else { 1.0 };
-                hidden(x, 0, 1, i) * factor
-            };
-            (0..self.s).map(one).collect()
-        };
         let n = (0..self.s)
             .map(|i| dot(self.row(&p[self.w_d_at()], i), self.row(&p[self.w_d_at()], i)).sqrt())
             .collect();
@@ -77,7 +70,7 @@ impl Model {
             ActFn::JumpRelu => p[p.len() - 1].iter().map(|t| t.exp()).collect(),
             _ => vec![0.0; self.s],
         };
-        Forward { h: self.x.iter().map(pre).collect(), n, theta }
+        Forward { h: self.encoder.hidden(p, &self.x, self.s), n, theta }
     }
 
     /// Entries of g that pass, with a budget of k a row.

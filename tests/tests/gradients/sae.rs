@@ -1,7 +1,7 @@
 //! The whole loss of the SAE, for every activation function and loss term: terms and every parameter's gradient from
 //! `train_step` on the reference device against the f64 model.
 
-use super::{model::Model, reference, values};
+use super::{encoders::Encoder, model::Model, reference, values};
 use lm_saes::{
     dictionary::{self, Coefficients, DeadFeatures, StepInput},
     settings::{ActFn, DictionarySettings},
@@ -13,26 +13,29 @@ const D: usize = 5;
 const S: usize = 12;
 const ROWS: usize = 7;
 
+const GATED: Encoder = Encoder::Linear { glu: true };
+
 /// One configuration.
 #[derive(Clone, Debug)]
-struct Setting {
-    act: ActFn,
-    gated: bool,
-    glu: bool,
-    decoder_bias: bool,
-    masked: bool,
-    transcoder: bool,
-    loss: LossSettings,
+pub struct Setting {
+    pub act: ActFn,
+    pub gated: bool,
+    pub encoder: Encoder,
+    pub decoder_bias: bool,
+    pub masked: bool,
+    /// Labels of their own.
+    pub two_hooks: bool,
+    pub loss: LossSettings,
 }
 
-fn plain(act: ActFn) -> Setting {
+pub fn plain(act: ActFn) -> Setting {
     Setting {
         act,
         gated: true,
-        glu: false,
+        encoder: Encoder::Linear { glu: false },
         decoder_bias: true,
         masked: false,
-        transcoder: false,
+        two_hooks: false,
         loss: LossSettings {
             sparsity: None,
             tanh_stretch: 1.5,
@@ -48,13 +51,15 @@ fn plain(act: ActFn) -> Setting {
 }
 
 fn dictionary_settings(c: &Setting) -> DictionarySettings {
-    let json = serde_json::json!({
-        "sae_type": "sae", "d_model": D, "expansion_factor": S as f64 / D as f64 + 0.01,
-        "act_fn": c.act, "use_decoder_bias": c.decoder_bias, "use_glu_encoder": c.glu,
+    let mut json = serde_json::json!({
+        "d_model": D, "expansion_factor": S as f64 / D as f64 + 0.01,
+        "act_fn": c.act, "use_decoder_bias": c.decoder_bias,
         "sparsity_include_decoder_norm": c.gated, "top_k": 3, "jumprelu_threshold_window": 0.4,
         "norm_activation": "inference", "hook_point_in": "in",
-        "hook_point_out": if c.transcoder { "out" } else { "in" },
+        "hook_point_out": if c.two_hooks { "out" } else { "in" },
     });
+    let own = c.encoder.settings();
+    own.as_object().expect("a table").iter().for_each(|(key, value)| json[key] = value.clone());
     serde_json::from_value(json).expect("the settings of this test are valid")
 }
 
@@ -72,6 +77,8 @@ struct Both {
 
 fn run(c: &Setting) -> Both {
     let q = &mut reference();
+    // Whole contexts, two of them.
+    let n_rows = c.encoder.context().map_or(ROWS, |len| 2 * len);
     let settings = dictionary_settings(c);
     let mut sae = dictionary::build(q, &settings).expect("the dictionary");
     for (i, p) in sae.params_mut().into_iter().enumerate() {
@@ -83,27 +90,27 @@ fn run(c: &Setting) -> Both {
         // The features that may be dead are positive on most rows, but weaker than the others.
         let weak = |i: usize| c.loss.auxk && i % 3 == 1;
         match p.name.as_str() {
-            "W_E" => (0..host.len()).filter(|i| weak(i / D)).for_each(|i| host[i] *= 0.1),
-            "b_E" => (0..host.len()).filter(|&i| weak(i)).for_each(|i| host[i] = 0.05),
+            "W_E" | "W_V" => (0..host.len()).filter(|i| weak(i / D)).for_each(|i| host[i] *= 0.1),
+            "b_E" | "b_V" => (0..host.len()).filter(|&i| weak(i)).for_each(|i| host[i] = 0.05),
             _ => {}
         }
         q.upload(&host, &mut p.value).expect("upload");
     }
     let params = sae.params().iter().map(|p| download(q, &p.value)).collect::<Vec<_>>();
 
-    let (x, other) = (values(40, ROWS * D), values(41, ROWS * D));
-    let y = if c.transcoder { other } else { x.clone() };
-    let mask: Vec<u8> = (0..ROWS).map(|r| u8::from(!c.masked || r % 3 != 1)).collect();
+    let (x, other) = (values(40, n_rows * D), values(41, n_rows * D));
+    let y = if c.two_hooks { other } else { x.clone() };
+    let mask: Vec<u8> = (0..n_rows).map(|r| u8::from(!c.masked || r % 3 != 1)).collect();
     let n_tokens: usize = mask.iter().map(|&m| usize::from(m)).sum();
     let weight: Vec<f32> = mask.iter().map(|&m| f32::from(m) / n_tokens as f32).collect();
-    let (xt, yt) = (q.tensor(ROWS, D, &x).unwrap(), q.tensor(ROWS, D, &y).unwrap());
-    let (wt, mt) = (q.tensor(ROWS, 1, &weight).unwrap(), q.tensor(1, ROWS, &mask).unwrap());
+    let (xt, yt) = (q.tensor(n_rows, D, &x).unwrap(), q.tensor(n_rows, D, &y).unwrap());
+    let (wt, mt) = (q.tensor(n_rows, 1, &weight).unwrap(), q.tensor(1, n_rows, &mask).unwrap());
     let coefficients = Coefficients { k: 3, l1: 0.3, lp: 0.2, auxk: 0.5 };
 
     let mut plan = Arena::planning("step");
-    sae.plan(&mut plan, ROWS, 3, Some(&c.loss)).expect("planning");
+    sae.plan(&mut plan, n_rows, 3, Some(&c.loss)).expect("planning");
     let mut arena = Arena::build(&plan, q.device()).expect("memory");
-    sae.plan(&mut arena, ROWS, 3, Some(&c.loss)).expect("the plan");
+    sae.plan(&mut arena, n_rows, 3, Some(&c.loss)).expect("the plan");
     // Features 1, 4, 7, 10 have been silent for long; those that fire in this batch stop being dead.
     let since: Vec<u32> = (0..S as u32).map(|i| if i % 3 == 1 { 10_000 } else { 0 }).collect();
     let mut dead = DeadFeatures {
@@ -115,7 +122,7 @@ fn run(c: &Setting) -> Both {
     let input = StepInput {
         inputs: vec![xt.view()],
         labels: vec![yt.view()],
-        context: None,
+        context: c.encoder.context(),
         mask: c.masked.then(|| mt.view()),
         weight: wt.view(),
         n_tokens,
@@ -133,7 +140,7 @@ fn run(c: &Setting) -> Both {
         s: S,
         act: c.act,
         gated: c.gated,
-        glu: c.glu,
+        encoder: c.encoder,
         decoder_bias: c.decoder_bias,
         window: 0.4,
         loss: c.loss.clone(),
@@ -152,7 +159,7 @@ fn download(q: &mut Queue, t: &lm_saes_runtime::Tensor) -> Vec<f64> {
     q.download::<f32>(t).expect("download").iter().map(|&v| v.into()).collect()
 }
 
-fn assert_agrees(c: &Setting) {
+pub fn assert_agrees(c: &Setting) {
     let Both { terms, gradients, params, model } = run(c);
     let frozen = model.freeze(&params);
     let expected = model.terms(&params, &frozen);
@@ -181,7 +188,7 @@ fn assert_agrees(c: &Setting) {
     }
 }
 
-const ACTIVATIONS: [ActFn; 4] = [ActFn::Relu, ActFn::JumpRelu, ActFn::TopK, ActFn::BatchTopK];
+pub const ACTIVATIONS: [ActFn; 4] = [ActFn::Relu, ActFn::JumpRelu, ActFn::TopK, ActFn::BatchTopK];
 
 #[test]
 fn reconstruction_alone() {
@@ -190,14 +197,14 @@ fn reconstruction_alone() {
             assert_agrees(&Setting { gated, ..plain(act) });
         }
         assert_agrees(&Setting { decoder_bias: false, masked: true, ..plain(act) });
-        assert_agrees(&Setting { transcoder: true, ..plain(act) });
+        assert_agrees(&Setting { two_hooks: true, ..plain(act) });
     }
 }
 
 #[test]
 fn gated_encoders() {
     for act in ACTIVATIONS {
-        assert_agrees(&Setting { glu: true, masked: true, ..plain(act) });
+        assert_agrees(&Setting { encoder: GATED, masked: true, ..plain(act) });
     }
 }
 
@@ -257,6 +264,6 @@ fn everything_at_once() {
             auxk: true,
             ..base.loss.clone()
         };
-        assert_agrees(&Setting { loss, glu: true, masked: true, transcoder: true, ..base });
+        assert_agrees(&Setting { loss, encoder: GATED, masked: true, two_hooks: true, ..base });
     }
 }
