@@ -100,6 +100,7 @@ fn whole(op: &Op, operand: &Operand) -> Mat {
 fn defined_by(op: &Op, output: &str) -> Option<(Mat, u64)> {
     let (counts, i) = match (op, output) {
         (Op::Compact(o), "y.vals" | "y.idx") => (o.y.ptr, o.y.rows),
+        (Op::Confine(o), "out") => (o.s.ptr, o.s.rows),
         (Op::SparseDot(o), "out") => (o.s.ptr, o.s.rows),
         (Op::Penalty(o), "du") => (o.codes.ptr, o.codes.rows),
         (Op::SortByColumn(o), "out.row" | "out.slot") => (o.out.col_ptr, o.s.n),

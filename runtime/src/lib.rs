@@ -23,7 +23,7 @@ pub use op::{Act, MapKind, Op, PenaltyKind, RandomKind, ReduceKind};
 pub use operands::{Access, Operand};
 pub use queue::{
     AdamArgs, AttentionArgs, AttentionGradArgs, CompactArgs, GemmOpts, HeadsArgs, NormArgs, PenaltyArgs,
-    Queue, Select, ThresholdPenaltyArgs,
+    Queue, Rank, Select, ThresholdPenaltyArgs,
 };
 pub use registry::Registry;
 pub use tensor::{ByColumnView, SparseView, Tensor, View, ViewMut};

@@ -176,6 +176,8 @@ modes!(
         Tanh = 1,
         /// no penalty (`out` is 0); `du` receives tanh(c·u) itself, without factors (first pass of the tanh-quad penalty)
         TanhValue = 2,
+        /// Σ |u|^p per row, any p > 0
+        PowerSum = 3,
     }
 );
 
@@ -354,6 +356,8 @@ pub struct AttentionGrad {
 /// Per row of `x [B,F] f32`: the k entries with the largest `g = x·scale` among those with `g > 0` and `mask == 1`
 /// (ties to the lower index). `vals [B,k]` receives the UNSCALED x, `idx [B,k]` the column; slots in descending order of
 /// g; missing slots get 0 and `u32::MAX`. `scale [1,F] f32`, `mask [1,F] u8` optional. NaN is never selected.
+/// `abs == 1`: `g = |x|·scale`, values keep their sign. `groups > 1` (a divisor of F and k): columns are split into that many
+/// runs of F/groups, and slots into runs of k/groups, each run of slots the best of its run of columns.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct TopK {
@@ -362,6 +366,8 @@ pub struct TopK {
     pub mask: Mat,
     pub vals: Mat,
     pub idx: Mat,
+    pub groups: u64,
+    pub abs: u32,
 }
 
 /// The k-th largest positive `g = x·scale` over all rows (mask as in TopK): `out [1,2] u32` = bits of the f32 threshold τ,
@@ -422,7 +428,7 @@ pub struct GateGrad {
 /// Sparsity penalty on `u = vals·n` (`n = scale[col]`, absent = 1; `vals >= 0`), per row:
 /// `out [B,1] = Σ` or norm as [`PenaltyKind`] says, `du = weight[row]·colgain[col]·∂/∂u` (`=`), shaped like vals.
 /// Dense (`vals [B,F]`, `codes.idx` absent) or sparse codes. `p` exponent, `c` tanh stretch. `weight [B,1]`,
-/// `colgain [1,F]`, `out` optional. Empty slots get du 0. Power at a row of zeros has gradient 0; at u = 0 the derivative of |u| is 0.
+/// `colgain [1,F]`, `out` optional. Empty slots get du 0. Power at a row of zeros has gradient 0; at u = 0 the derivative of |u| (PowerSum: of |u|^p) is 0.
 /// With colgain (tanh kinds only), out is Σ colgain·tanh.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -475,6 +481,17 @@ pub struct Scatter {
     pub beta: f32,
 }
 
+/// `idx` of `s` with entries outside the columns `first..last` made empty: `out`, shaped like `s.idx`. Together with the values and
+/// offsets of `s` it is `s` confined to these columns (values of the emptied slots stay; sparse ops do not read them).
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Confine {
+    pub s: Sparse,
+    pub out: Mat,
+    pub first: u64,
+    pub last: u64,
+}
+
 /// `out[slot] = ⟨w[idx,:], x[row,:]⟩` for every entry of `s` (its vals are not read); `out` shaped like `s.vals`; empty slots get 0.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -504,7 +521,7 @@ pub struct SparseOuter {
     pub beta: f32,
 }
 
-/// `fired [1,F] u32 += ` number of rows with `mask[row] == 1` in which the column's value is > 0. Dense (`codes.idx` absent) or
+/// `fired [1,F] u32 += ` number of rows with `mask[row] == 1` in which the column's value is above or below 0. Dense (`codes.idx` absent) or
 /// sparse codes; `mask [1,B] u8` optional.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -598,4 +615,5 @@ ops! {
     1 Gemm, 2 Fill, 3 Copy, 4 Gather, 5 Map, 6 Reduce, 7 Norm, 8 CrossEntropy, 9 Rope, 10 Attention,
     11 TopK, 12 Threshold, 13 Compact, 14 Gate, 15 GateGrad, 16 Penalty, 17 ThresholdPenalty,
     18 SparseMul, 19 SparseDot, 20 SortByColumn, 21 SparseOuter, 22 Activity, 23 Age, 24 Adam, 25 Random, 26 AttentionGrad, 27 Scatter,
+    28 Confine,
 }

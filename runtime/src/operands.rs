@@ -97,6 +97,7 @@ impl Op {
                 visit!(f, o; Read: s.vals, s.idx, s.ptr, w, bias; Write: y;)
             }
             Op::SparseMul(o) => visit!(f, o; Read: s.vals, s.idx, s.ptr, w, bias; Update: y;),
+            Op::Confine(o) => visit!(f, o; Read: s.vals, s.idx, s.ptr; Write: out;),
             Op::Scatter(o) if o.beta == 0.0 => visit!(f, o; Read: s.vals, s.idx, s.ptr; Write: y;),
             Op::Scatter(o) => visit!(f, o; Read: s.vals, s.idx, s.ptr; Update: y;),
             Op::SparseDot(o) => visit!(f, o; Read: s.vals, s.idx, s.ptr, w, x; Write: out;),

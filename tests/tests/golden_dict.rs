@@ -169,6 +169,7 @@ fn loss_settings(case: &Case, d: Definitions) -> Result<LossSettings> {
         k_aux: number("k_aux")? as usize,
         lp_gated: d.lp_gated,
         auxk_detached: d.auxk_detached,
+        ..Default::default()
     })
 }
 

@@ -170,6 +170,7 @@ unsafe impl Stream for Inline {
                 Op::GateGrad(op) => select::gate_grad(op),
                 Op::SparseMul(op) => sparse::sparse_mul(op),
                 Op::Scatter(op) => sparse::scatter(op),
+                Op::Confine(op) => sparse::confine(op),
                 Op::SparseDot(op) => sparse::sparse_dot(op),
                 Op::SortByColumn(op) => sparse::sort_by_column(op),
                 Op::SparseOuter(op) => sparse::sparse_outer(op),

@@ -11,7 +11,8 @@ pub(super) unsafe fn top_k(op: &TopK) -> Result<(), String> {
     // SAFETY: as the caller promises.
     unsafe {
         let (scale, mask) = (slice_opt(&op.scale), slice_opt(&op.mask));
-        topk::topk(Isa::best(), rows(&op.x), scale, mask, rows(&op.vals), rows(&op.idx));
+        let rank = (op.abs == 1, op.groups as usize);
+        topk::topk(Isa::best(), rows(&op.x), scale, mask, rows(&op.vals), rows(&op.idx), rank);
     }
     Ok(())
 }

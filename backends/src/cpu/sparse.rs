@@ -2,7 +2,9 @@
 
 use super::{rows, slice, slice_mut, slice_opt};
 use lm_saes_kernels::cpu::{Codes, Isa, activity as ages, sparse as kernel};
-use lm_saes_runtime::op::{Activity, Age, Scatter, SortByColumn, Sparse, SparseDot, SparseMul, SparseOuter};
+use lm_saes_runtime::op::{
+    Activity, Age, Confine, Scatter, SortByColumn, Sparse, SparseDot, SparseMul, SparseOuter,
+};
 
 /// Sparse rows as the kernels see them, their offsets and indices checked.
 ///
@@ -35,6 +37,14 @@ pub(super) unsafe fn sparse_mul(op: &SparseMul) -> Result<(), String> {
 pub(super) unsafe fn scatter(op: &Scatter) -> Result<(), String> {
     // SAFETY: as the caller promises.
     unsafe { kernel::scatter(codes(&op.s)?, rows(&op.y), op.beta) }
+    Ok(())
+}
+
+/// # Safety
+/// As [`lm_saes_runtime::Stream::launch`].
+pub(super) unsafe fn confine(op: &Confine) -> Result<(), String> {
+    // SAFETY: as the caller promises.
+    unsafe { kernel::confine(codes(&op.s)?, op.first as usize..op.last as usize, slice_mut(&op.out)) }
     Ok(())
 }
 

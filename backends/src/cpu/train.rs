@@ -21,6 +21,7 @@ pub(super) fn supports(op: &Op) -> Result<(), Unsupported> {
 fn penalty_kind(op: &Penalty) -> Option<Kind> {
     match op.kind {
         PenaltyKind::Power => Some(Kind::Power(op.p)),
+        PenaltyKind::PowerSum => Some(Kind::PowerSum(op.p)),
         PenaltyKind::Tanh => Some(Kind::Tanh(op.c)),
         PenaltyKind::TanhValue => Some(Kind::TanhValue(op.c)),
         _ => None,

@@ -147,6 +147,7 @@ fn run(m: Live, op: &Op) -> Outcome {
         Op::Penalty(o) => train::penalty(m, o),
         Op::ThresholdPenalty(o) => train::threshold_penalty(m, o),
         Op::SparseMul(o) => sparse::mul(m, o),
+        Op::Confine(o) => sparse::confine(m, o),
         Op::Scatter(o) => sparse::scatter(m, o),
         Op::SparseDot(o) => sparse::dot(m, o),
         Op::SortByColumn(o) => sparse::sort_by_column(m, o),

@@ -11,14 +11,19 @@ fn gated(m: Live, x: Mat, scale: Mat, r: u64, c: u64) -> f32 {
 }
 
 pub(super) fn topk(m: Live, o: &op::TopK) -> Outcome {
-    for r in 0..o.x.rows {
-        let mut kept: Vec<(f32, u64)> = (0..o.x.cols)
-            .map(|c| (gated(m, o.x, o.scale, r, c), c))
+    let (width, k) = (o.x.cols / o.groups, o.vals.cols / o.groups);
+    let rank = |r, c| match o.abs {
+        0 => gated(m, o.x, o.scale, r, c),
+        _ => m.at(o.x).f32(r, c).abs() * m.or(o.scale, 0, c, 1.0) as f32,
+    };
+    for (r, group) in (0..o.x.rows).flat_map(|r| (0..o.groups).map(move |group| (r, group))) {
+        let mut kept: Vec<(f32, u64)> = (group * width..(group + 1) * width)
+            .map(|c| (rank(r, c), c))
             .filter(|&(g, c)| g > 0.0 && m.passes(o.mask, c))
             .collect();
         kept.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        for slot in 0..o.vals.cols {
-            let c = kept.get(slot as usize).map(|&(_, c)| c);
+        for slot in group * k..(group + 1) * k {
+            let c = kept.get((slot - group * k) as usize).map(|&(_, c)| c);
             m.at(o.vals).set(r, slot, c.map_or(0.0, |c| m.at(o.x).get(r, c)));
             m.at(o.idx).set_u32(r, slot, c.map_or(u32::MAX, |c| c as u32));
         }

@@ -22,11 +22,13 @@ pub(super) fn penalty(m: Live, o: &op::Penalty) -> Outcome {
         let present = || slots.iter().filter_map(|&(slot, f)| f.map(|f| (slot, f)));
         let total: f64 = match o.kind {
             PenaltyKind::Power => present().map(|(s, f)| u(s, f).abs().powf(p)).sum::<f64>().powf(1.0 / p),
+            PenaltyKind::PowerSum => present().map(|(s, f)| u(s, f).abs().powf(p)).sum(),
             PenaltyKind::Tanh => present().map(|(s, f)| gain(f) * (c * u(s, f)).tanh()).sum(),
             _ => 0.0,
         };
         let slope = |u: f64| match o.kind {
-            PenaltyKind::Power if u == 0.0 => 0.0,
+            PenaltyKind::Power | PenaltyKind::PowerSum if u == 0.0 => 0.0,
+            PenaltyKind::PowerSum => p * u.signum() * u.abs().powf(p - 1.0),
             PenaltyKind::Power => u.signum() * (u.abs() / total).powf(p - 1.0),
             _ => c * (1.0 - (c * u).tanh().powi(2)),
         };
@@ -80,7 +82,10 @@ pub(super) fn threshold_penalty(m: Live, o: &op::ThresholdPenalty) -> Outcome {
 pub(super) fn activity(m: Live, o: &op::Activity) -> Outcome {
     for r in (0..o.codes.rows).filter(|&r| m.passes(o.mask, r)) {
         for (slot, f) in slots(m, &o.codes, r)? {
-            if let Some(f) = f.filter(|_| m.at(o.codes.vals).flat(slot) > 0.0) {
+            if let Some(f) = f.filter(|_| {
+                let v = m.at(o.codes.vals).flat(slot);
+                v > 0.0 || v < 0.0
+            }) {
                 m.at(o.fired).set_u32(0, f, m.at(o.fired).u32(0, f) + 1);
             }
         }

@@ -3,14 +3,19 @@
 use super::{Codes, Rows};
 use rayon::prelude::*;
 
-/// Adds to `fired[column]` the number of rows with a non-zero mask byte in which the column's code is positive.
+/// Neither 0 nor NaN.
+fn active(x: f32) -> bool {
+    x > 0.0 || x < 0.0
+}
+
+/// Adds to `fired[column]` the number of rows with a non-zero mask byte in which the column's code is above or below 0.
 pub fn activity_sparse(s: Codes<'_>, mask: Option<&[u8]>, fired: &mut [u32]) {
     assert!(fired.len() == s.n && mask.is_none_or(|m| m.len() == s.rows));
     let count = |rows: std::ops::Range<usize>, fired: &mut [u32]| {
         for r in rows.filter(|&r| mask.is_none_or(|m| m[r] != 0)) {
             for e in s.row(r) {
                 if let Some(n) = fired.get_mut(s.idx[e] as usize) {
-                    *n += u32::from(s.vals[e] > 0.0);
+                    *n += u32::from(active(s.vals[e]));
                 }
             }
         }
@@ -43,7 +48,7 @@ pub unsafe fn activity_dense(x: Rows<f32>, mask: Option<&[u8]>, fired: &mut [u32
         for r in (0..x.rows).filter(|&r| mask.is_none_or(|m| m[r] != 0)) {
             // SAFETY: the row exists and is only read.
             let x = unsafe { &x.row(r)[i * STRIP..] };
-            fired.iter_mut().zip(x).for_each(|(n, &x)| *n += u32::from(x > 0.0));
+            fired.iter_mut().zip(x).for_each(|(n, &x)| *n += u32::from(active(x)));
         }
     });
 }

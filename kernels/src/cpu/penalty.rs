@@ -12,6 +12,8 @@ use std::ops::Range;
 pub enum Kind {
     /// The p-norm of each row.
     Power(f32),
+    /// Σ |u|^p.
+    PowerSum(f32),
     /// Σ tanh(c·u).
     Tanh(f32),
     /// tanh(c·u) itself, instead of a gradient.
@@ -100,6 +102,17 @@ fn row(
                     Some((u, c)) if p == 1.0 => weight * gain(c) * u.signum(),
                     Some((u, c)) => weight * gain(c) * u.signum() * (u.abs() / norm).powf(p - 1.0),
                 };
+            }
+        }
+        Kind::PowerSum(p) => {
+            for (slot, d) in du.iter_mut().enumerate() {
+                *d = 0.0;
+                if let Some((u, c)) = column(slot).map(|c| (u(slot, c), c)).filter(|(u, _)| *u != 0.0) {
+                    // One power for both: u^p = u^(p−1)·u.
+                    let slope = u.abs().powf(p - 1.0);
+                    total += f64::from(slope * u.abs());
+                    *d = weight * gain(c) * p * slope * u.signum();
+                }
             }
         }
         Kind::Tanh(stretch) => {

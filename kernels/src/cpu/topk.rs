@@ -9,7 +9,8 @@ use rayon::prelude::*;
 
 /// Per row of `x [B, F]`: the `k = vals.cols` largest `g = x·scale` among those with `g > 0` and a non-zero mask byte, ties to the
 /// lower column, in descending order of g. `vals [B, k]` receives x, `idx [B, k]` the column; missing slots 0 and `u32::MAX`.
-/// `scale`, `mask` have F elements.
+/// `scale`, `mask` have F elements. With `abs`, `g = |x|·scale`; columns and slots are split into `groups` runs of equal length
+/// that are separate.
 ///
 /// # Safety
 /// The operands are live with these shapes, nobody else touches the outputs, and the machine has `isa`.
@@ -20,20 +21,36 @@ pub unsafe fn topk(
     mask: Option<&[u8]>,
     vals: Rows<f32>,
     idx: Rows<u32>,
+    (abs, groups): (bool, usize),
 ) {
     assert!(scale.is_none_or(|s| s.len() == x.cols) && mask.is_none_or(|m| m.len() == x.cols));
     assert!((vals.rows, idx.rows, idx.cols) == (x.rows, x.rows, vals.cols), "one row of slots a row of x");
+    assert!(x.cols.is_multiple_of(groups) && vals.cols.is_multiple_of(groups), "{groups} groups");
     if x.rows == 0 || vals.cols == 0 {
         return;
     }
+    let (width, k) = (x.cols / groups, vals.cols / groups);
     let chunk = x.rows.div_ceil(rayon::current_num_threads() * 8);
     (0..x.rows.div_ceil(chunk)).into_par_iter().for_each_init(Scratch::default, |scratch, c| {
         for r in c * chunk..((c + 1) * chunk).min(x.rows) {
             // SAFETY: each row belongs to one task; the instruction set exists; scale and mask are as long as the row.
             unsafe {
-                let (v, i) = (vals.row_mut(r), idx.row_mut(r));
-                candidates(isa, x.row(r), x.row_ptr(r + 1), scale, mask, v.len(), scratch);
-                scratch.finish(x.row(r), v, i);
+                let (row, next) = (x.row(r), x.row_ptr(r + 1));
+                let slots = vals.row_mut(r).chunks_exact_mut(k).zip(idx.row_mut(r).chunks_exact_mut(k));
+                for (group, (v, i)) in slots.enumerate() {
+                    let at = group * width..(group + 1) * width;
+                    let (scale, mask) = (scale.map(|s| &s[at.clone()]), mask.map(|m| &m[at.clone()]));
+                    let next = next.wrapping_add(at.start);
+                    let values = &row[at.clone()];
+                    let mut ranked = std::mem::take(&mut scratch.magnitudes);
+                    if abs {
+                        ranked.clear();
+                        ranked.extend(values.iter().map(|v| v.abs()));
+                    }
+                    candidates(isa, if abs { &ranked } else { values }, next, scale, mask, k, scratch);
+                    scratch.magnitudes = ranked;
+                    scratch.finish(values, at.start as u32, v, i);
+                }
             }
         }
     });
@@ -45,6 +62,8 @@ struct Scratch {
     maxima: Vec<f32>,
     found: Vec<u32>,
     keys: Vec<u64>,
+    /// |x| of one row.
+    magnitudes: Vec<f32>,
 }
 
 /// Candidates found between two selections.
@@ -66,12 +85,13 @@ impl Scratch {
         Some(f32::from_bits(!((worst >> 32) as u32)))
     }
 
-    fn finish(&mut self, x: &[f32], vals: &mut [f32], idx: &mut [u32]) {
+    /// Writes the slots of columns that begin at `first`.
+    fn finish(&mut self, x: &[f32], first: u32, vals: &mut [f32], idx: &mut [u32]) {
         self.keys.sort_unstable();
         let n = self.keys.len();
         for ((key, v), i) in self.keys.drain(..).zip(&mut *vals).zip(&mut *idx) {
-            *i = key as u32;
-            *v = x[*i as usize];
+            *v = x[key as u32 as usize];
+            *i = first + key as u32;
         }
         vals[n..].fill(0.0);
         idx[n..].fill(u32::MAX);
@@ -274,7 +294,7 @@ mod tests {
             let (xm, vm, im) =
                 (rows_of(x, rows, cols), rows_mut(&mut vals, rows, k), rows_mut(&mut idx, rows, k));
             // SAFETY: fresh arrays of these shapes, an available instruction set.
-            unsafe { topk(isa, xm, scale, mask, vm, im) };
+            unsafe { topk(isa, xm, scale, mask, vm, im, (false, 1)) };
             for r in 0..rows {
                 let (v, i) = naive(&x[r * cols..(r + 1) * cols], scale, mask, k);
                 assert_eq!(idx[r * k..(r + 1) * k], i, "{isa:?} [{rows}, {cols}] k {k} row {r}");

@@ -7,7 +7,7 @@ mod sparse;
 mod train;
 
 pub use dense::{AttentionArgs, AttentionGradArgs, GemmOpts, HeadsArgs, NormArgs};
-pub use select::{CompactArgs, Select};
+pub use select::{CompactArgs, Rank, Select};
 pub use train::{AdamArgs, PenaltyArgs, ThresholdPenaltyArgs};
 
 use crate::{

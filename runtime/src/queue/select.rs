@@ -15,6 +15,15 @@ pub struct Select<'a> {
     pub mask: Option<View<'a>>,
 }
 
+/// How [`Queue::topk_by`] ranks; the default is [`Queue::topk`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rank {
+    /// By magnitude, signs kept.
+    pub abs: bool,
+    /// Runs of columns that each have their share of the slots; 0 and 1 are one run.
+    pub groups: usize,
+}
+
 /// The rule of a compaction or gate: per-column thresholds, a global threshold from [`Queue::threshold`], or `g > 0`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CompactArgs<'a> {
@@ -45,7 +54,20 @@ impl Queue {
         vals: impl Into<ViewMut<'v>>,
         idx: impl Into<ViewMut<'i>>,
     ) -> Result<()> {
+        self.topk_by(Rank::default(), x, select, vals, idx)
+    }
+
+    /// [`Queue::topk`] by magnitude or in groups of columns.
+    pub fn topk_by<'x, 'v, 'i>(
+        &mut self,
+        rank: Rank,
+        x: impl Into<View<'x>>,
+        select: Select<'_>,
+        vals: impl Into<ViewMut<'v>>,
+        idx: impl Into<ViewMut<'i>>,
+    ) -> Result<()> {
         const OP: &str = "TopK";
+        let groups = rank.groups.max(1) as u64;
         let x = self.input(OP, "x", x.into().raw, F32)?;
         let (scale, mask) = self.select(OP, select, x.cols)?;
         let vals = self.input(OP, "vals", vals.into().raw, F32)?;
@@ -55,7 +77,10 @@ impl Queue {
         check(x.cols < u64::from(u32::MAX), OP, || format!("{} columns do not fit u32 indices", x.cols))?;
         disjoint(OP, &vals, &[("x", x), ("idx", idx), ("scale", scale), ("mask", mask)])?;
         disjoint(OP, &idx, &[("x", x), ("scale", scale), ("mask", mask)])?;
-        self.launch(op::TopK { x, scale, mask, vals, idx })
+        check(x.cols.is_multiple_of(groups) && vals.cols.is_multiple_of(groups), OP, || {
+            format!("{groups} groups divide neither or only one of {} columns and k {}", x.cols, vals.cols)
+        })?;
+        self.launch(op::TopK { x, scale, mask, vals, idx, groups, abs: rank.abs.into() })
     }
 
     /// The k-th largest positive entry of the whole matrix, into `out [1, 2]` u32; see [`op::Threshold`].

@@ -62,6 +62,22 @@ impl Queue {
         self.launch(op::Scatter { s, y, beta })
     }
 
+    /// The indices of `s` with entries outside `columns` made empty; see [`op::Confine`].
+    pub fn confine<'o>(
+        &mut self,
+        s: SparseView<'_>,
+        columns: std::ops::Range<usize>,
+        out: impl Into<ViewMut<'o>>,
+    ) -> Result<()> {
+        const OP: &str = "Confine";
+        let s = self.sparse(OP, s)?;
+        let out = self.input(OP, "out", out.into().raw, DType::U32)?;
+        shaped(OP, "out", &out, s.idx.rows, s.idx.cols)?;
+        check(out.ld == out.cols, OP, || "sparse indices must be contiguous".into())?;
+        disjoint(OP, &out, &[("idx", s.idx), ("ptr", s.ptr), ("vals", s.vals)])?;
+        self.launch(op::Confine { s, out, first: columns.start as u64, last: columns.end as u64 })
+    }
+
     /// `out[slot] = ⟨w[idx], x[row]⟩` for every entry of `s`; its values are not read.
     pub fn sparse_dot<'w, 'x, 'o>(
         &mut self,

@@ -17,7 +17,7 @@ pub use lorsa::{LorsaSettings, NormalizationType, PositionalEmbedding};
 pub use param::{Param, ParamGroup};
 pub use sae::SaeSettings;
 
-use crate::{Error, Result, settings::NormActivation};
+use crate::{Error, Result, settings::NormActivation, training::SparsityLoss};
 use lm_saes_runtime::{Arena, DType, MapKind, Queue, ReduceKind, SparseView, Tensor, View, ViewMut};
 use param::grad;
 use settings::DictionarySettings;
@@ -134,6 +134,16 @@ pub trait Dictionary: Initialise + Send {
         coefficients: Coefficients,
         dead: Option<&mut DeadFeatures>,
     ) -> Result<LossTerms>;
+    /// Refuses losses this variant does not have.
+    fn check_loss(&self, loss: &crate::training::LossSettings) -> Result<()> {
+        match loss.sparsity {
+            Some(kind @ (SparsityLoss::PowerSum | SparsityLoss::TargetL0)) => {
+                let what = format!("{kind:?} does not exist for sae_type {}", self.settings().sae_type());
+                Err(Error::setting("trainer.sparsity_loss_type", what))
+            }
+            _ => Ok(()),
+        }
+    }
     /// Feature activations of the last forward or step, one for each head or layer that has its own.
     fn codes(&self) -> Vec<Codes<'_>>;
     /// Over how many heads figures such as L0 are averaged; those of layers are added up (TRAINING §6).

@@ -53,6 +53,10 @@ pub enum ActFn {
     LayerTopK,
     /// The k·rows largest positive entries of the batch, all layers together.
     BatchLayerTopK,
+    /// The k entries of each row with the largest magnitude, of either sign.
+    AbsTopK,
+    /// Features in k groups of equal size, the largest positive entry of each.
+    GroupMax,
 }
 
 impl ActFn {

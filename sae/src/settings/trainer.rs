@@ -80,8 +80,10 @@ pub struct TrainerSettings {
     pub tanh_stretch_coefficient: f64,
     /// Scale of the quadratic part of `tanh-quad`.
     pub frequency_scale: f64,
-    /// Order of the norm of the `power` penalty.
+    /// Exponent of the `power` and `power-sum` penalties.
     pub p: f64,
+    /// Ours: active features per token that `target-l0` aims at; needed with it.
+    pub target_l0: Option<f64>,
     /// k at the start of the k schedule; needed when there is one.
     pub initial_k: Option<f64>,
     /// Length of the k schedule; 0 keeps k at `top_k` throughout.
@@ -158,6 +160,7 @@ impl Default for TrainerSettings {
             tanh_stretch_coefficient: 4.0,
             frequency_scale: 0.01,
             p: 1.0,
+            target_l0: None,
             initial_k: None,
             k_warmup_steps: Steps::Fraction(0.1),
             k_cold_booting_steps: Steps::Count(0),
@@ -216,8 +219,15 @@ impl TrainerSettings {
         if !(0.0..=1.0).contains(&self.lr_end_ratio) {
             return bad("lr_end_ratio", "must lie between 0 and 1");
         }
-        if self.p < 1.0 {
-            return bad("p", "must be at least 1");
+        let sum = self.sparsity_loss_type == Some(SparsityLoss::PowerSum);
+        if !(self.p.is_finite() && self.p > 0.0 && (sum || self.p >= 1.0)) {
+            return bad("p", "must be at least 1; with sparsity_loss_type = power-sum, above 0");
+        }
+        let target = self.target_l0.is_some_and(|t| t.is_finite() && t > 0.0);
+        if self.sparsity_loss_type == Some(SparsityLoss::TargetL0) && !target {
+            let what =
+                "is needed with sparsity_loss_type = target-l0: the active features per token to aim at";
+            return bad("target_l0", what);
         }
         if self.log_frequency == 0 || self.eval_frequency == 0 {
             return bad("log_frequency", "must be at least 1, and so must eval_frequency");
@@ -256,6 +266,7 @@ impl TrainerSettings {
             tanh_stretch: self.tanh_stretch_coefficient as f32,
             frequency_scale: self.frequency_scale as f32,
             p: self.p as f32,
+            target_l0: self.target_l0.unwrap_or(50.0) as f32,
             lp: on(self.lp_coefficient),
             auxk: on(self.auxk_coefficient),
             k_aux: self.k_aux,

@@ -329,6 +329,7 @@ fn parts(
     let top_k = dictionary.settings().top_k();
     let max_k = schedules.k.as_ref().map_or(top_k, |k| k.k(0).max(top_k)).min(dictionary.d_sae());
     let loss = settings.loss();
+    dictionary.check_loss(&loss)?;
     dictionary.plan(step, rows, max_k, Some(&loss))?;
     let mut counters = |label, dtype| step.tensor(label, 1, dictionary.d_sae(), dtype);
     let dead = if loss.auxk {

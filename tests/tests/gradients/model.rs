@@ -89,7 +89,7 @@ impl Model {
                 ActFn::JumpRelu => g > theta[i],
                 ActFn::TopK => left_in_row[r] > 0,
                 ActFn::BatchTopK => left > 0,
-                ActFn::LayerTopK | ActFn::BatchLayerTopK => unreachable!("for layers only"),
+                _ => unreachable!("no activation of this model"),
             };
             left_in_row[r] = left_in_row[r].saturating_sub(1);
             left = left.saturating_sub(1);
@@ -176,6 +176,7 @@ impl Model {
         let tanh = |u: &Vec<f64>| u.iter().map(|u| (c * u).tanh()).sum();
         match kind {
             SparsityLoss::Power => l1 * self.mean(u.iter().zip(&z.passes).map(norm)),
+            SparsityLoss::PowerSum | SparsityLoss::TargetL0 => unreachable!("added below"),
             SparsityLoss::Tanh => l1 * self.mean(u.iter().map(tanh)),
             SparsityLoss::TanhQuad => {
                 let mean = |i: usize| u.iter().map(|u| (c * u[i]).tanh()).sum::<f64>() / u.len() as f64;

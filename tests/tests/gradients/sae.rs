@@ -41,6 +41,7 @@ pub fn plain(act: ActFn) -> Setting {
             tanh_stretch: 1.5,
             frequency_scale: 0.2,
             p: 1.0,
+            target_l0: 50.0,
             lp: false,
             auxk: false,
             k_aux: 2,

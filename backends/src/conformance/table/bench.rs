@@ -97,6 +97,10 @@ fn selection(t: &mut Table) {
     let c = Choice { shape: (B, F), values: Values::Normal, scaled: false, masked: false };
     t.add("TopK", format!("[{B}, {F}] k 50"), EXACT, move |b| select::topk_case(b, c, 50));
     let scaled = Choice { scaled: true, ..c };
+    t.add("TopK", format!("[{B}, {F}] k 50 abs"), EXACT, move |b| select::topk_by_case(b, c, 50, 1, true));
+    t.add("TopK", format!("[{B}, {F}] k 64 of 64 groups"), EXACT, move |b| {
+        select::topk_by_case(b, c, 64, 64, false)
+    });
     t.add("Threshold", format!("[{B}, {F}] k {}", 50 * B), EXACT, move |b| {
         select::threshold_case(b, scaled, 50 * B)
     });
@@ -110,6 +114,7 @@ fn codes(t: &mut Table) {
     t.add("SparseMul", format!("{B} x 50 in {F} x {D}"), CLOSE, move |b| sparse::mul(b, c, D, true, 0.0));
     t.add("SparseDot", format!("{B} x 50 in {F} x {D}"), CLOSE, move |b| sparse::dot(b, c, D));
     t.add("Scatter", format!("{B} x 50 in {F}"), CLOSE, move |b| sparse::scatter(b, c, 0.0));
+    t.add("Confine", format!("{B} x 50 in {F}"), EXACT, move |b| sparse::confine(b, c, 0, F / 4));
     t.add("SortByColumn", format!("{B} x 50 in {F}"), EXACT, move |b| sparse::sort(b, c));
     t.add("SparseOuter", format!("{B} x 50 in {F} x {D}"), CLOSE, move |b| sparse::outer(b, c, D, 0.0));
     t.add("Activity", format!("{B} x 50 in {F}"), EXACT, move |b| {
@@ -117,6 +122,10 @@ fn codes(t: &mut Table) {
         train::activity_case(b, codes, true)
     });
     let f = Factors { scale: true, weight: true, colgain: false, out: true };
+    t.add("Penalty", format!("PowerSum {B} x 50 in {F}"), CLOSE, move |b| {
+        let (codes, _) = b.codes(c);
+        train::penalty_case(b, PenaltyKind::PowerSum, 0.5, f, codes)
+    });
     t.add("Penalty", format!("Power {B} x 50 in {F}"), CLOSE, move |b| {
         let (codes, _) = b.codes(c);
         train::penalty_case(b, PenaltyKind::Power, 1.0, f, codes)

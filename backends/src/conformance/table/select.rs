@@ -86,6 +86,21 @@ pub(super) fn topk(t: &mut Table) {
             t.add("TopK", format!("{} k {k}", c.name()), EXACT, move |b| topk_case(b, c, k));
         }
     }
+    // By magnitude, and the best of each of several runs of columns.
+    for (shape, groups) in
+        [((5, 7), 7), ((9, 64), 4), ((3, 6144), 48), ((2, 1000), 1), ((0, 9), 3), ((4, 0), 2)]
+    {
+        for values in Values::ALL {
+            for (scaled, masked, abs) in [(false, false, true), (true, true, true), (true, true, false)] {
+                for share in [0, 1, 3] {
+                    let c = Choice { shape, values, scaled, masked };
+                    let what =
+                        format!("{} k {} groups {groups}{}", c.name(), share * groups, tag(abs, " abs"));
+                    t.add("TopK", what, EXACT, move |b| topk_by_case(b, c, share * groups, groups, abs));
+                }
+            }
+        }
+    }
     // The widths and counts of real dictionaries, where fast paths live.
     for (cols, k) in [(4608, 50), (6144, 50), (6144, 32), (24576, 64), (8200, 500), (16384, 1)] {
         for values in [Values::Normal, Values::Ties, Values::Special, Values::Negative] {
@@ -98,10 +113,14 @@ pub(super) fn topk(t: &mut Table) {
 }
 
 pub(super) fn topk_case(b: &mut Build, c: Choice, k: u64) -> Op {
+    topk_by_case(b, c, k, 1, false)
+}
+
+pub(super) fn topk_by_case(b: &mut Build, c: Choice, k: u64, groups: u64, abs: bool) -> Op {
     let (x, scale, mask) = c.operands(b);
     let vals = b.output::<f32>("vals", (c.shape.0, k));
     let idx = b.output::<u32>("idx", (c.shape.0, k));
-    Op::TopK(op::TopK { x, scale, mask, vals, idx })
+    Op::TopK(op::TopK { x, scale, mask, vals, idx, groups, abs: abs.into() })
 }
 
 pub(super) fn threshold(t: &mut Table) {

@@ -32,6 +32,10 @@ pub(super) fn products(t: &mut Table) {
         }
         t.add("SparseDot", format!("{} width {width}", name(c)), CLOSE, move |b| dot(b, c, width));
         if width == 1 {
+            for (first, last) in [(0, c.n), (c.n / 3, c.n / 2 + 1), (c.n, c.n)] {
+                let what = format!("{} to {first}..{last}", name(c));
+                t.add("Confine", what, EXACT, move |b| confine(b, c, first, last));
+            }
             for beta in [0.0, 1.0, 0.5] {
                 t.add("Scatter", format!("{} beta {beta}", name(c)), CLOSE, move |b| scatter(b, c, beta));
             }
@@ -52,6 +56,8 @@ pub(super) fn dot(b: &mut Build, c: Codes, width: u64) -> Op {
     let w = b.normal("w", (c.n, width));
     let x = b.normal("x", (c.rows, width));
     let out = b.contiguous().output::<f32>("out", (s.vals.rows, s.vals.cols));
+    // A sum of products of normal numbers is as wide as this; one alone may happen to be near 0, its rounding is not.
+    b.of_size((width as f64).sqrt());
     if c.ragged {
         b.defined_by(out, s.ptr, c.rows);
     }
@@ -62,6 +68,15 @@ pub(super) fn scatter(b: &mut Build, c: Codes, beta: f32) -> Op {
     let (s, _) = b.codes(c);
     let y = b.result("y", (c.rows, c.n), beta != 0.0);
     Op::Scatter(op::Scatter { s, y, beta })
+}
+
+pub(super) fn confine(b: &mut Build, c: Codes, first: u64, last: u64) -> Op {
+    let (s, _) = b.codes(c);
+    let out = b.contiguous().output::<u32>("out", (s.vals.rows, s.vals.cols));
+    if c.ragged {
+        b.defined_by(out, s.ptr, c.rows);
+    }
+    Op::Confine(op::Confine { s, out, first, last })
 }
 
 pub(super) fn columns(t: &mut Table) {

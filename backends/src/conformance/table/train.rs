@@ -25,7 +25,12 @@ pub(super) struct Factors {
 
 pub(super) fn penalty(t: &mut Table) {
     for &(kind, name) in PenaltyKind::ALL {
-        for p in if kind == PenaltyKind::Power { &[1.0, 1.5, 2.0][..] } else { &[1.0] } {
+        let powers = match kind {
+            PenaltyKind::Power => &[1.0, 1.5, 2.0][..],
+            PenaltyKind::PowerSum => &[1.0, 0.3, 2.0],
+            _ => &[1.0],
+        };
+        for p in powers {
             for bits in 0..16 {
                 let f = Factors {
                     scale: bits & 1 > 0,
@@ -33,7 +38,7 @@ pub(super) fn penalty(t: &mut Table) {
                     colgain: bits & 4 > 0,
                     out: bits & 8 > 0,
                 };
-                if f.colgain && kind == PenaltyKind::Power {
+                if f.colgain && [PenaltyKind::Power, PenaltyKind::PowerSum].contains(&kind) {
                     continue;
                 }
                 let factors = format!(

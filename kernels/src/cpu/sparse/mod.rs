@@ -3,11 +3,13 @@
 
 mod blocks;
 mod columns;
+mod confine;
 mod dot;
 mod mul;
 mod scatter;
 
 pub use columns::{sort_by_column, sparse_outer};
+pub use confine::confine;
 pub use dot::sparse_dot;
 pub use mul::sparse_mul;
 pub use scatter::scatter;

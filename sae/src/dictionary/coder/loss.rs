@@ -118,7 +118,7 @@ pub(super) fn penalty_args<'a>(
     r: Range<usize>,
 ) -> PenaltyArgs<'a> {
     PenaltyArgs {
-        kind: if kind == SparsityLoss::Power { PenaltyKind::Power } else { PenaltyKind::Tanh },
+        kind: kind.kind().unwrap_or(PenaltyKind::Tanh),
         scale: Some(norms),
         weight: Some(weight.rows_view(r)),
         colgain: (kind == SparsityLoss::TanhQuad).then(|| quad_gain.view()),
@@ -220,7 +220,9 @@ pub(super) fn terms(
     let s: Vec<f32> = q.download(&t.scalars)?;
     let l_s = parts.sparsity.map(|kind| match kind {
         SparsityLoss::TanhQuad => c.l1 * (s[PENALTY] + s[QUAD_SQUARES] / loss.frequency_scale),
-        SparsityLoss::Power | SparsityLoss::Tanh => s[PENALTY],
+        SparsityLoss::Power | SparsityLoss::PowerSum | SparsityLoss::Tanh | SparsityLoss::TargetL0 => {
+            s[PENALTY]
+        }
     });
     let l_p = parts.lp.then(|| c.lp * s[LP]);
     let l_aux = parts.auxk.then(|| if parts.dead > 0 { c.auxk * s[AUX] } else { 0.0 });

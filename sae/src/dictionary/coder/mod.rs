@@ -25,7 +25,7 @@ use super::{
 use crate::{
     Error, Result,
     settings::{ActFn, DictionarySettings},
-    training::LossSettings,
+    training::{LossSettings, SparsityLoss},
 };
 use lm_saes_runtime::{Arena, MapKind, Queue, Tensor, View};
 use loss::Parts;
@@ -181,6 +181,20 @@ impl Dictionary for Coder {
         let mut all = self.encoder.params_mut();
         all.extend(self.p.all_mut());
         all
+    }
+
+    fn check_loss(&self, loss: &LossSettings) -> Result<()> {
+        let act_fn = self.settings.act_fn();
+        let refused = match loss.sparsity {
+            Some(SparsityLoss::TargetL0) if act_fn != ActFn::JumpRelu => {
+                "target-l0 moves thresholds, it needs act_fn = jumprelu"
+            }
+            Some(_) if act_fn == ActFn::AbsTopK => {
+                "abstopk has negative activations; its k is all the sparsity it needs"
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::setting("trainer.sparsity_loss_type", refused))
     }
 
     fn plan(
