@@ -237,6 +237,7 @@ fn loss() -> LossSettings {
         k_aux: 4,
         lp_gated: true,
         auxk_detached: false,
+        target_l0: 50.0,
     }
 }
 

@@ -30,6 +30,9 @@ pub struct Heads {
 const BASE: f64 = 50.0;
 const EPS: f64 = 0.01;
 
+/// Row i of the map with weights and biases at two places of the list of parameters.
+type Linear<'a> = &'a dyn Fn(usize, usize, &[f64], usize) -> f64;
+
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
@@ -85,13 +88,7 @@ impl Encoder {
 
 impl Heads {
     /// `z [T, s]` of one context.
-    fn context(
-        &self,
-        p: &[Vec<f64>],
-        x: &[Vec<f64>],
-        s: usize,
-        linear: &dyn Fn(usize, usize, &[f64], usize) -> f64,
-    ) -> Vec<Vec<f64>> {
+    fn context(&self, p: &[Vec<f64>], x: &[Vec<f64>], s: usize, linear: Linear<'_>) -> Vec<Vec<f64>> {
         let side = |(w, b, gain): (usize, usize, usize), t: usize, head: usize| {
             let mut u: Vec<f64> = (0..self.d_qk).map(|e| linear(w, b, &x[t], head * self.d_qk + e)).collect();
             if self.norm {
