@@ -13,6 +13,7 @@ pub mod files;
 pub mod lm;
 pub mod runners;
 pub mod settings;
+pub mod store;
 pub mod tensorfile;
 pub mod training;
 
