@@ -481,8 +481,8 @@ pub struct Scatter {
     pub beta: f32,
 }
 
-/// `idx` of `s` with entries outside the columns `first..last` made empty: `out`, shaped like `s.idx`. Together with the values and
-/// offsets of `s` it is `s` confined to these columns (values of the emptied slots stay; sparse ops do not read them).
+/// `out`, shaped like `s.idx`: `idx − first` of entries in the columns `first..last`, all others empty. With the values and
+/// offsets of `s` it is the matrix of these columns alone (emptied slots keep a value, which no sparse op reads).
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Confine {

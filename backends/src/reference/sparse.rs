@@ -32,7 +32,7 @@ pub(super) fn scatter(m: Live, o: &op::Scatter) -> Outcome {
 pub(super) fn confine(m: Live, o: &op::Confine) -> Outcome {
     for r in 0..o.s.rows {
         for (slot, c) in m.slots(&o.s, r)? {
-            let c = c.filter(|c| (o.first..o.last).contains(c)).map_or(u32::MAX, |c| c as u32);
+            let c = c.filter(|c| (o.first..o.last).contains(c)).map_or(u32::MAX, |c| (c - o.first) as u32);
             m.at(o.out).set_u32(slot / o.out.cols.max(1), slot % o.out.cols.max(1), c);
         }
     }

@@ -62,7 +62,7 @@ impl Queue {
         self.launch(op::Scatter { s, y, beta })
     }
 
-    /// The indices of `s` with entries outside `columns` made empty; see [`op::Confine`].
+    /// Indices of the matrix of these columns of `s` alone, counted from the first; see [`op::Confine`].
     pub fn confine<'o>(
         &mut self,
         s: SparseView<'_>,

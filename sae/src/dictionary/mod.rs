@@ -3,8 +3,10 @@
 
 pub mod checkpoint;
 mod coder;
+mod gated;
 mod initialise;
 mod lorsa;
+mod matryoshka;
 pub mod normalise;
 mod param;
 mod sae;
@@ -12,8 +14,10 @@ pub mod settings;
 mod subspace;
 pub mod variants;
 
+pub use gated::GatedSettings;
 pub use initialise::{Initialise, ModelAttention, ModelParts, RandomInit};
 pub use lorsa::{LorsaSettings, NormalizationType, PositionalEmbedding};
+pub use matryoshka::MatryoshkaSettings;
 pub use param::{Param, ParamGroup};
 pub use sae::SaeSettings;
 

@@ -54,6 +54,17 @@ impl Param {
         Ok(Self { group: ParamGroup::Thresholds, ..p })
     }
 
+    /// JumpReLU thresholds themselves.
+    pub fn direct_thresholds(q: &mut Queue, shape: &[usize]) -> Result<Self> {
+        let p = Self::zeros(q, "activation_function.jumprelu_threshold", shape)?;
+        Ok(Self { group: ParamGroup::Thresholds, ..p })
+    }
+
+    /// Whether these are logarithms of thresholds.
+    pub fn is_log_threshold(&self) -> bool {
+        self.group == ParamGroup::Thresholds && self.name.contains("log_jumprelu_threshold")
+    }
+
     /// Takes the gradient's memory, or gives it up.
     pub fn plan_grad(&mut self, arena: &mut Arena, wanted: bool) -> Result<()> {
         let (label, rows, cols) =

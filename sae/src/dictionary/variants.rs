@@ -1,6 +1,6 @@
 //! The variants there are: one line each. A new one is a room of its own and a line here.
 
-use super::{lorsa, sae, settings::VariantSettings};
+use super::{gated, lorsa, matryoshka, sae, settings::VariantSettings};
 use crate::settings::field_names;
 use serde::Serialize;
 use serde_json::Value;
@@ -53,5 +53,7 @@ macro_rules! variants {
 
 variants! {
     "sae" => Sae(sae::SaeSettings),
+    "gated" => Gated(gated::GatedSettings),
+    "matryoshka" => Matryoshka(matryoshka::MatryoshkaSettings),
     "lorsa" => Lorsa(lorsa::LorsaSettings),
 }

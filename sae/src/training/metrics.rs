@@ -398,7 +398,9 @@ fn decoder_bias_norm(q: &mut Queue, dictionary: &dyn Dictionary) -> Result<Optio
 fn mean_threshold(q: &mut Queue, dictionary: &dyn Dictionary) -> Result<Option<f64>> {
     let mut thetas = Vec::new();
     for p in dictionary.params().into_iter().filter(|p| p.group == ParamGroup::Thresholds) {
-        thetas.extend(q.download::<f32>(&p.value)?.into_iter().map(f32::exp));
+        let log = p.is_log_threshold();
+        let value = |v: f32| if log { v.exp() } else { v };
+        thetas.extend(q.download::<f32>(&p.value)?.into_iter().map(value));
     }
     Ok((!thetas.is_empty()).then(|| mean(&thetas)))
 }

@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 pub enum Encoder {
     /// `W_E, b_E`, with a gate also `W_E_glu, b_E_glu`.
     Linear { glu: bool },
+    /// `W_E, b_gate, r_mag, b_mag` of a gated SAE.
+    Gate,
     /// `W_Q, W_K, b_Q, b_K, W_V, b_V`, with a norm also `ln_q.w, ln_k.w`.
     Attention(Heads),
 }
@@ -42,6 +44,7 @@ impl Encoder {
     pub fn settings(&self) -> Value {
         match self {
             Self::Linear { glu } => json!({"sae_type": "sae", "use_glu_encoder": glu}),
+            Self::Gate => json!({"sae_type": "gated"}),
             Self::Attention(h) => json!({
                 "sae_type": "lorsa", "n_qk_heads": h.n_qk, "d_qk_head": h.d_qk, "n_ctx": h.len + 3,
                 "positional_embedding_type": if h.rotary_dim > 0 { "rotary" } else { "none" },
@@ -56,6 +59,7 @@ impl Encoder {
     pub fn parameters(&self) -> usize {
         match self {
             Self::Linear { glu } => 2 + 2 * usize::from(*glu),
+            Self::Gate => 4,
             Self::Attention(h) => 6 + 2 * usize::from(h.norm),
         }
     }
@@ -63,9 +67,17 @@ impl Encoder {
     /// Tokens of a context, for an encoder that reads contexts.
     pub fn context(&self) -> Option<usize> {
         match self {
-            Self::Linear { .. } => None,
+            Self::Linear { .. } | Self::Gate => None,
             Self::Attention(h) => Some(h.len),
         }
+    }
+
+    /// Activations `[B, s]` of a gate beside h.
+    pub fn side(&self, p: &[Vec<f64>], x: &[Vec<f64>], s: usize) -> Option<Vec<Vec<f64>>> {
+        let one =
+            |row: &[f64], i: usize| (dot(row, &p[0][i * row.len()..(i + 1) * row.len()]) + p[1][i]).max(0.0);
+        matches!(self, Self::Gate)
+            .then(|| x.iter().map(|row| (0..s).map(|i| one(row, i)).collect()).collect())
     }
 
     /// `h [B, s]` of `x [B, d]`.
@@ -78,6 +90,13 @@ impl Encoder {
                 let one = |row: &[f64], i| {
                     let factor = if *glu { 1.0 / (1.0 + (-linear(2, 3, row, i)).exp()) } else { 1.0 };
                     linear(0, 1, row, i) * factor
+                };
+                x.iter().map(|row| (0..s).map(|i| one(row, i)).collect()).collect()
+            }
+            Self::Gate => {
+                let one = |row: &[f64], i| {
+                    let magnitude = (linear(0, 1, row, i) - p[1][i]) * p[2][i].exp() + p[3][i];
+                    if linear(0, 1, row, i) > 0.0 { magnitude } else { 0.0 }
                 };
                 x.iter().map(|row| (0..s).map(|i| one(row, i)).collect()).collect()
             }

@@ -9,6 +9,7 @@ mod lorsa;
 mod model;
 mod ops;
 mod sae;
+mod variants;
 
 use lm_saes_backends::registry;
 use lm_saes_runtime::Queue;

@@ -1,7 +1,11 @@
 //! The whole loss of the SAE, for every activation function and loss term: terms and every parameter's gradient from
 //! `train_step` on the reference device against the f64 model.
 
-use super::{encoders::Encoder, model::Model, reference, values};
+use super::{
+    encoders::Encoder,
+    model::{Forms, Model},
+    reference, values,
+};
 use lm_saes::{
     dictionary::{self, Coefficients, DeadFeatures, StepInput},
     settings::{ActFn, DictionarySettings},
@@ -10,10 +14,10 @@ use lm_saes::{
 use lm_saes_runtime::{Arena, DType, Queue};
 
 const D: usize = 5;
-const S: usize = 12;
+pub const S: usize = 12;
 const ROWS: usize = 7;
 
-const GATED: Encoder = Encoder::Linear { glu: true };
+pub const GATED: Encoder = Encoder::Linear { glu: true };
 
 /// One configuration.
 #[derive(Clone, Debug)]
@@ -25,6 +29,7 @@ pub struct Setting {
     pub masked: bool,
     /// Labels of their own.
     pub two_hooks: bool,
+    pub forms: Forms,
     pub loss: LossSettings,
 }
 
@@ -36,6 +41,7 @@ pub fn plain(act: ActFn) -> Setting {
         decoder_bias: true,
         masked: false,
         two_hooks: false,
+        forms: Forms::default(),
         loss: LossSettings {
             sparsity: None,
             tanh_stretch: 1.5,
@@ -61,6 +67,21 @@ fn dictionary_settings(c: &Setting) -> DictionarySettings {
     });
     let own = c.encoder.settings();
     own.as_object().expect("a table").iter().for_each(|(key, value)| json[key] = value.clone());
+    let Forms { skip, centred, direct, widths } = &c.forms;
+    if *skip {
+        json["use_skip_connection"] = true.into();
+    }
+    if *direct {
+        json["use_direct_jumprelu_threshold"] = true.into();
+    }
+    if *centred || matches!(c.encoder, Encoder::Gate) {
+        json["apply_b_dec_to_input"] = (*centred).into();
+    }
+    if !widths.is_empty() {
+        json["sae_type"] = "matryoshka".into();
+        json["widths"] = widths.clone().into();
+        json.as_object_mut().expect("a table").remove("use_glu_encoder");
+    }
     serde_json::from_value(json).expect("the settings of this test are valid")
 }
 
@@ -69,14 +90,14 @@ fn rows(values: &[f32]) -> Vec<Vec<f64>> {
 }
 
 /// Loss terms and gradients of the device, and the model of the same step.
-struct Both {
+pub struct Both {
     terms: [f64; 4],
-    gradients: Vec<(String, Vec<f32>)>,
+    pub gradients: Vec<(String, Vec<f32>)>,
     params: Vec<Vec<f64>>,
     model: Model,
 }
 
-fn run(c: &Setting) -> Both {
+pub fn run(c: &Setting) -> Both {
     let q = &mut reference();
     // Whole contexts, two of them.
     let n_rows = c.encoder.context().map_or(ROWS, |len| 2 * len);
@@ -86,7 +107,8 @@ fn run(c: &Setting) -> Both {
         let mut host = values(20 + i as u64, p.value.len());
         // log θ around −1, so that some pre-activations lie in the window.
         if p.name.contains("threshold") {
-            host.iter_mut().for_each(|v| *v = 0.3 * *v - 1.0);
+            let value = |v: f32| if c.forms.direct { (0.3 * v - 1.0).exp() } else { 0.3 * v - 1.0 };
+            host.iter_mut().for_each(|v| *v = value(*v));
         }
         // The features that may be dead are positive on most rows, but weaker than the others.
         let weak = |i: usize| c.loss.auxk && i % 3 == 1;
@@ -142,6 +164,7 @@ fn run(c: &Setting) -> Both {
         act: c.act,
         gated: c.gated,
         encoder: c.encoder,
+        forms: c.forms.clone(),
         decoder_bias: c.decoder_bias,
         window: 0.4,
         loss: c.loss.clone(),

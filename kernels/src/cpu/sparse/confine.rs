@@ -4,11 +4,12 @@ use crate::cpu::Codes;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// `out = idx`, with `u32::MAX` for columns outside the range. Slots past the last row keep what they had.
+/// `out = idx − columns.start`, and `u32::MAX` for columns outside the range. Slots past the last row keep what they had.
 pub fn confine(s: Codes<'_>, columns: Range<usize>, out: &mut [u32]) {
     let used = s.slots();
     let limits = columns.start as u64..columns.end as u64;
     out[..used].par_iter_mut().zip(&s.idx[..used]).with_min_len(1 << 14).for_each(|(out, &i)| {
-        *out = if limits.contains(&u64::from(i)) { i } else { u32::MAX };
+        let inside = limits.contains(&u64::from(i));
+        *out = if inside { i - limits.start as u32 } else { u32::MAX };
     });
 }

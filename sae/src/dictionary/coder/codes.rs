@@ -61,6 +61,11 @@ impl SparseCodes {
         (self.rows, self.k) = (rows, k);
     }
 
+    /// Rows of the selection.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
     /// Budget of the whole selection.
     pub fn len(&self) -> usize {
         self.rows * self.k
@@ -82,6 +87,11 @@ impl SparseCodes {
             ptr: self.ragged.as_ref().map(|(ptr, _)| ptr.view().slice_cols(0..self.rows + 1)),
             n: self.n,
         }
+    }
+
+    /// The codes with indices confined to `n` columns; see [`lm_saes_runtime::op::Confine`].
+    pub fn confined<'a>(&'a self, idx: &'a Tensor, n: usize) -> SparseView<'a> {
+        SparseView { idx: self.like(idx), n, ..self.view() }
     }
 
     /// A buffer with one value for each entry, shaped like the values.

@@ -3,8 +3,9 @@
 //! tanh-quad, or which features are dead after this step) pre-activations are computed a second time.
 
 use super::{
-    Coder, Decoder, Encoder, dead as dead_features, grad,
+    Coder, Decoder, Encoder, Side, dead as dead_features, grad,
     loss::{self, Parts},
+    target,
     work::{Aux, Path, Store, Train, Work, blocks, mixed_up},
 };
 use crate::{
@@ -57,7 +58,7 @@ impl Coder {
                 parts.dead = self.age_dense(q, input, dead, parts.auxk)?;
             }
         }
-        if let (Some(t), Some(_)) = (&mut self.work.train, &self.p.log_theta) {
+        if let (Some(t), Some(_)) = (&mut self.work.train, &self.p.threshold) {
             q.fill(&mut t.dtheta, 0.0)?;
         }
         let step = Step { cfg: &self.settings, input, settings, c, parts: *parts };
@@ -137,7 +138,8 @@ fn forward_block(
     let mut f = f.rows_mut(r.clone());
     q.gate(h.rows_view(0..r.len()), rule, f.reborrow())?;
     let decode = GemmOpts { bias: p.bias(), ..Default::default() };
-    Ok(q.gemm(f.as_view(), &p.w_d.value, y_hat.rows_mut(r), decode)?)
+    q.gemm(f.as_view(), &p.w_d.value, y_hat.rows_mut(r.clone()), decode)?;
+    loss::add_skip(q, p, x.slice_rows(r.clone()), y_hat.rows_mut(r))
 }
 
 /// Rows `r` of a batch on their way back: pre-activations and activations `[B, S]`, norms and thresholds `[1, S]`.
@@ -180,15 +182,21 @@ fn backward_block(
     if with_aux.is_some() {
         forward_dead(q, p, t, h, theta, r.clone())?;
     }
-    loss::error_grad(q, t, step.input.weight, with_aux, step.settings.auxk_detached, r.clone())?;
-    loss::bias_grad(q, p, t, r.clone())?;
+    loss::error_grad(q, t, step.input.weight, with_aux, step.settings.auxk_detached, 1.0, r.clone())?;
+    loss::bias_grad(q, p, &t.dy, step.input.inputs[0], r.clone())?;
 
     let Train { path: Path::Dense { df, .. }, dy, .. } = &mut *t else { return Err(mixed_up()) };
     decoder_grads(q, p, f, dy.rows_view(r.clone()), df.rows_mut(0..b.rows()), beta)?;
-    if let Some(kind) = step.parts.sparsity {
-        penalise(q, t, &b, kind)?;
+    match (encoder.side(b.rows()), step.parts.sparsity) {
+        (Some(side), _) => side_grads(q, p, t, &b, side)?,
+        (None, Some(kind)) => penalise(q, t, &b, kind, b.f, None)?,
+        (None, None) => {}
     }
     through_gate(q, t, &b)?;
+    if step.parts.target {
+        let norms = b.gated().then_some(b.norms);
+        target::count(q, t, (b.h, b.f), norms, step.input.weight, r.clone())?;
+    }
     if with_aux.is_some() {
         dead_grads(q, p, t, &b)?;
     }
@@ -210,19 +218,44 @@ fn decoder_grads(
     Ok(q.gemm(f, dy, grad(&mut p.w_d)?, GemmOpts { ta: true, beta, ..Default::default() })?)
 }
 
-/// Sparsity penalty on `u = f·n`: adds `du·n` to df and `Σ du·f` to dn. dh is overwritten.
-fn penalise(q: &mut Queue, t: &mut Train, b: &Block<'_>, kind: SparsityLoss) -> Result<()> {
+/// The side path of rows `r`: its reconstruction through the decoder as it stands, and the penalty. dh is overwritten.
+fn side_grads(q: &mut Queue, p: &Decoder, t: &mut Train, b: &Block<'_>, mut side: Side<'_>) -> Result<()> {
+    let Some(error) = &mut t.side else { return Err(mixed_up()) };
+    let (label, weight) = (b.step.input.labels[0].slice_rows(b.r.clone()), b.step.input.weight);
+    let mut e = error.rows_mut(0..b.rows());
+    q.gemm(side.acts, &p.w_d.value, e.reborrow(), GemmOpts { bias: p.bias(), ..Default::default() })?;
+    q.zip_in_place(MapKind::Add, label, 1.0, -1.0, e.reborrow())?;
+    q.reduce_cols(ReduceKind::SumSq, e.as_view(), t.row_aux.rows_mut(b.r.clone()), 0.0)?;
+    q.zip_in_place(MapKind::Mul, weight.slice_rows(b.r.clone()), 2.0, 0.0, e.reborrow())?;
+    let back = GemmOpts { tb: true, ..Default::default() };
+    q.gemm(e.as_view(), &p.w_d.value, side.grad.reborrow(), back)?;
+    match b.step.parts.sparsity {
+        Some(kind) => penalise(q, t, b, kind, side.acts, Some(side.grad)),
+        None => Ok(()),
+    }
+}
+
+/// Sparsity penalty on `u = f·n`: adds `du·n` to `df`, absent = that of the codes, and `Σ du·f` to dn. dh is overwritten.
+fn penalise(
+    q: &mut Queue,
+    t: &mut Train,
+    b: &Block<'_>,
+    kind: SparsityLoss,
+    f: View<'_>,
+    df_of_side: Option<ViewMut<'_>>,
+) -> Result<()> {
     let Train { path: Path::Dense { df, dh, spare }, dn, row_penalty, penalty_weight, quad_gain, .. } = t
     else {
         return Err(mixed_up());
     };
     let args = loss::penalty_args(b.step.settings, kind, b.norms, penalty_weight, quad_gain, b.r.clone());
     let (mut du, mut product) = (spare.rows_mut(0..b.rows()), dh.rows_mut(0..b.rows()));
-    q.penalty_dense(b.f, args, Some(row_penalty.rows_mut(b.r.clone())), du.reborrow())?;
-    q.zip(MapKind::Mul, du.as_view(), b.f, 1.0, 0.0, product.reborrow())?;
+    q.penalty_dense(f, args, Some(row_penalty.rows_mut(b.r.clone())), du.reborrow())?;
+    q.zip(MapKind::Mul, du.as_view(), f, 1.0, 0.0, product.reborrow())?;
     q.reduce_rows(ReduceKind::Sum, product.as_view(), None, dn, 1.0)?;
     q.zip_in_place(MapKind::Mul, b.norms, 1.0, 0.0, du.reborrow())?;
-    Ok(q.zip_in_place(MapKind::Add, du.as_view(), 1.0, 1.0, df.rows_mut(0..b.rows()))?)
+    let df = df_of_side.unwrap_or_else(|| df.rows_mut(0..b.rows()));
+    Ok(q.zip_in_place(MapKind::Add, du.as_view(), 1.0, 1.0, df)?)
 }
 
 /// `dh` from df (`=`), dθ (`+=`), and what the threshold penalty adds to both and to dn.

@@ -50,6 +50,30 @@ pub(crate) trait Encoder: Send {
         ones: View<'_>,
         beta: f32,
     ) -> Result<()>;
+    /// Whether the encoder has activations of its own beside the pre-activations; see [`Side`].
+    fn has_side(&self) -> bool {
+        false
+    }
+    /// Those of the block of `rows` rows last given to [`Encoder::hidden`].
+    fn side(&mut self, _rows: usize) -> Option<Side<'_>> {
+        None
+    }
+    /// `db_D −= Σ dx` over the rows of the pass, for an encoder that sees `x − b_D`; its own gradients are complete.
+    fn centre_grad(&mut self, _q: &mut Queue, _db_d: &mut Tensor) -> Result<()> {
+        Err(Error::setting(
+            "apply_b_dec_to_input",
+            "this variant's encoder sees the input itself; set it to false",
+        ))
+    }
+    /// Gives feature i this encoder `[d]` and no bias; returns the names of the parameters set.
+    fn set_feature(&mut self, _q: &mut Queue, _i: usize, _w: &[f32]) -> Result<Vec<String>> {
+        let what = "this variant cannot give a dead feature a new start; set it to 0";
+        Err(Error::setting("trainer.resample_frequency", what))
+    }
+    /// Whether a constant added to [`Encoder::bias_mut`] is added to every pre-activation.
+    fn bias_is_added(&self) -> bool {
+        true
+    }
     /// Norm of each feature's encoder `[S]`.
     fn norms(&mut self, q: &mut Queue) -> Result<Vec<f32>>;
     /// Rewrites the weights so that raw inputs take the place of `a·x`; returns r where the new pre-activations are r·h.
@@ -103,6 +127,15 @@ pub(crate) trait Encoder: Send {
     }
     /// The bias of the pre-activations, `[1, S]`.
     fn bias_mut(&mut self) -> &mut Param;
+}
+
+/// Activations the sparsity penalty looks at in place of the codes, and which reconstruct once more through a decoder that does
+/// not move (the gate's in a gated SAE).
+pub(crate) struct Side<'a> {
+    /// `[B, S]`.
+    pub acts: View<'a>,
+    /// Where their gradient goes (`=`).
+    pub grad: ViewMut<'a>,
 }
 
 /// Hands out disjoint stretches of one random stream, each as long as the largest tensor.

@@ -15,10 +15,14 @@ impl Coder {
         if let Some(b_d) = &mut self.p.b_d {
             q.map_in_place(MapKind::Affine, 1.0 / b, 0.0, &mut b_d.value)?;
         }
+        if let Some(skip) = &mut self.p.skip {
+            q.map_in_place(MapKind::Affine, a / b, 0.0, &mut skip.value)?;
+        }
         // The compared value is h·n, and n became n/(r·b); or h itself.
         let compared = if self.gated() { 1.0 / b } else { r };
-        if let Some(log_theta) = &mut self.p.log_theta {
-            q.map_in_place(MapKind::Affine, 1.0, compared.ln(), &mut log_theta.value)?;
+        if let Some(threshold) = &mut self.p.threshold {
+            let (factor, summand) = if self.p.direct { (compared, 0.0) } else { (1.0, compared.ln()) };
+            q.map_in_place(MapKind::Affine, factor, summand, &mut threshold.value)?;
             // The window of the straight-through gradient is a width on the same axis.
             self.settings.common.jumprelu_threshold_window *= compared;
         }

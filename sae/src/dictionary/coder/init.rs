@@ -25,8 +25,12 @@ impl Initialise for Coder {
         if let Some(b_d) = &mut self.p.b_d {
             q.fill(&mut b_d.value, 0.0)?;
         }
-        if let Some(log_theta) = &mut self.p.log_theta {
-            q.fill(&mut log_theta.value, init.log_threshold()?)?;
+        if let Some(skip) = &mut self.p.skip {
+            q.fill(&mut skip.value, 0.0)?;
+        }
+        if let Some(threshold) = &mut self.p.threshold {
+            let log = init.log_threshold()?;
+            q.fill(&mut threshold.value, if self.p.direct { log.exp() } else { log })?;
         }
         Ok(())
     }
@@ -70,6 +74,17 @@ impl Initialise for Coder {
         context: Option<usize>,
     ) -> Result<()> {
         let x = self.only(inputs, "input")?;
+        if !self.encoder.bias_is_added() {
+            return Err(Error::setting(
+                "initializer.init_encoder_bias_with_mean_hidden_pre",
+                "this variant's bias is not simply added to its pre-activations; set it to false",
+            ));
+        }
+        let mut centred = match self.extras.centred {
+            true => Some(q.empty(x.rows(), x.cols(), F32)?),
+            false => None,
+        };
+        let x = self.centre(q, x, centred.as_mut())?;
         q.fill(&mut self.encoder.bias_mut().value, 0.0)?;
         let (rows, s) = (x.rows(), self.settings.d_sae());
         self.begin(q, (rows, context), 0, false, false)?;

@@ -10,13 +10,20 @@ use crate::{
     dictionary::{Coefficients, LossTerms, StepInput},
     training::{LossSettings, SparsityLoss},
 };
-use lm_saes_runtime::{MapKind, PenaltyArgs, PenaltyKind, Queue, ReduceKind, Tensor, View};
+use lm_saes_runtime::{
+    GemmOpts, MapKind, PenaltyArgs, PenaltyKind, Queue, ReduceKind, Tensor, View, ViewMut,
+};
 use std::ops::Range;
 
 /// Which parts the loss of this step has.
 #[derive(Clone, Copy)]
 pub(super) struct Parts {
+    /// Penalty on activations.
     pub sparsity: Option<SparsityLoss>,
+    /// The target-l0 loss.
+    pub target: bool,
+    /// The encoder's activations beside the codes reconstruct too.
+    pub side: bool,
     pub lp: bool,
     /// Dead features there are; 0 when the auxiliary loss is off.
     pub dead: usize,
@@ -32,6 +39,9 @@ impl Parts {
         self.sparsity.is_some() || self.lp
     }
 }
+
+/// A power of two, for dividing by numbers that may be 0: `x ↦ min(1, TINY/x)/TINY`.
+pub(super) const TINY: f32 = 1.0 / (1u64 << 60) as f32;
 
 /// Rows whose error, gradient and bias gradient are computed one after the other, while they are in the second-level cache.
 pub(super) const CACHED_ROWS: usize = 512;
@@ -75,7 +85,7 @@ pub(super) fn error(
     Ok(q.reduce_cols(ReduceKind::SumSq, t.dy.rows_view(r.clone()), t.row_rec.rows_mut(r), 0.0)?)
 }
 
-/// From ŷ − y to the gradient of the loss: `dy = 2·w·dy`, and with the auxiliary reconstruction ê in `aux.e_hat`
+/// From ŷ − y to the gradient of the loss: `dy = 2·share·w·dy`, and with the auxiliary reconstruction ê in `aux.e_hat`
 /// (`e = y − ŷ`, loss `c·w·‖e − ê‖²`): `dê = 2·c·w·(ŷ − y + ê)`, which is also what flows into ŷ unless e counts as constant.
 pub(super) fn error_grad(
     q: &mut Queue,
@@ -83,29 +93,46 @@ pub(super) fn error_grad(
     weight: View<'_>,
     aux: Option<f32>,
     detached: bool,
+    share: f32,
     r: Range<usize>,
 ) -> Result<()> {
     let w = weight.slice_rows(r.clone());
     let mut dy = t.dy.rows_mut(r.clone());
     let Some((c, aux)) = aux.zip(t.aux.as_mut()) else {
-        return Ok(q.zip_in_place(MapKind::Mul, w, 2.0, 0.0, dy)?);
+        return Ok(q.zip_in_place(MapKind::Mul, w, 2.0 * share, 0.0, dy)?);
     };
     let mut de = aux.e_hat.rows_mut(r.clone());
     q.zip_in_place(MapKind::Add, dy.as_view(), 1.0, 1.0, de.reborrow())?;
     q.reduce_cols(ReduceKind::SumSq, de.as_view(), t.row_aux.rows_mut(r), 0.0)?;
     q.zip_in_place(MapKind::Mul, w, 2.0 * c, 0.0, de.reborrow())?;
-    q.zip_in_place(MapKind::Mul, w, 2.0, 0.0, dy.reborrow())?;
+    q.zip_in_place(MapKind::Mul, w, 2.0 * share, 0.0, dy.reborrow())?;
     if !detached {
         q.zip_in_place(MapKind::Add, de.as_view(), 1.0, 1.0, dy)?;
     }
     Ok(())
 }
 
-/// `db_D` from dy of rows `r`; the first rows overwrite it, later ones add.
-pub(super) fn bias_grad(q: &mut Queue, p: &mut Decoder, t: &Train, r: Range<usize>) -> Result<()> {
-    let Some(b_d) = &mut p.b_d else { return Ok(()) };
+/// `db_D` and `dW_skip` from dy of rows `r` of `x [B, d]`; the first rows overwrite them, later ones add.
+pub(super) fn bias_grad(
+    q: &mut Queue,
+    p: &mut Decoder,
+    dy: &Tensor,
+    x: View<'_>,
+    r: Range<usize>,
+) -> Result<()> {
     let beta = if r.start == 0 { 0.0 } else { 1.0 };
-    Ok(q.reduce_rows(ReduceKind::Sum, t.dy.rows_view(r), None, grad(b_d)?, beta)?)
+    let dy = dy.rows_view(r.clone());
+    if let Some(b_d) = &mut p.b_d {
+        q.reduce_rows(ReduceKind::Sum, dy, None, grad(b_d)?, beta)?;
+    }
+    let Some(skip) = &mut p.skip else { return Ok(()) };
+    Ok(q.gemm(x.slice_rows(r), dy, grad(skip)?, GemmOpts { ta: true, beta, ..Default::default() })?)
+}
+
+/// `ŷ += x·W_skip`.
+pub(super) fn add_skip(q: &mut Queue, p: &Decoder, x: View<'_>, y_hat: ViewMut<'_>) -> Result<()> {
+    let Some(skip) = &p.skip else { return Ok(()) };
+    Ok(q.gemm(x, &skip.value, y_hat, GemmOpts { beta: 1.0, ..Default::default() })?)
 }
 
 /// How a penalty is computed on codes of these rows.
@@ -156,7 +183,6 @@ pub(super) fn quad_gain(
 /// `dW_D[i] += dn_i · W_D[i]/n_i`. A row of zeros has no direction and gets nothing.
 pub(super) fn norm_grad(q: &mut Queue, p: &mut Decoder, t: &mut Train, norms: &Tensor) -> Result<()> {
     // 1/n without dividing by 0: the powers of two are exact, and at n <= tiny the factor is finite.
-    const TINY: f32 = 1.0 / (1u64 << 60) as f32;
     q.map(MapKind::Shrink, norms, 1.0 / TINY, TINY, &mut t.inv_n)?;
     q.zip_in_place(MapKind::Mul, &t.inv_n, 1.0, 0.0, &mut t.dn)?;
     let features = t.dn.cols();
@@ -185,11 +211,12 @@ pub(super) fn finish_grads(
     if parts.norms() {
         norm_grad(q, p, t, norms)?;
     }
-    if let (Some(log_theta), Some(theta)) = (&mut p.log_theta, theta) {
-        // θ = exp(log θ)
-        q.zip(MapKind::Mul, &t.dtheta, theta, 1.0, 0.0, grad(log_theta)?)?;
+    let (Some(own), Some(theta)) = (&mut p.threshold, theta) else { return Ok(()) };
+    if p.direct {
+        return Ok(q.copy(&t.dtheta, grad(own)?)?);
     }
-    Ok(())
+    // θ = exp(log θ)
+    Ok(q.zip(MapKind::Mul, &t.dtheta, theta, 1.0, 0.0, grad(own)?)?)
 }
 
 /// Sums the parts and brings them to the host, in one transfer.
@@ -209,7 +236,7 @@ pub(super) fn terms(
         (REC, true, &t.row_rec),
         (PENALTY, t.has_row_penalty, &t.row_penalty),
         (LP, parts.lp, &t.row_lp),
-        (AUX, parts.dead > 0, &t.row_aux),
+        (AUX, parts.dead > 0 || parts.side, &t.row_aux),
     ];
     for (which, present, row) in sums {
         if present {
@@ -224,8 +251,15 @@ pub(super) fn terms(
             s[PENALTY]
         }
     });
+    let l_s = match parts.target {
+        true => Some(c.l1 * (s[PENALTY] / loss.target_l0 - 1.0).powi(2)),
+        false => l_s,
+    };
     let l_p = parts.lp.then(|| c.lp * s[LP]);
-    let l_aux = parts.auxk.then(|| if parts.dead > 0 { c.auxk * s[AUX] } else { 0.0 });
+    let l_aux = match parts.side {
+        true => Some(s[AUX]),
+        false => parts.auxk.then(|| if parts.dead > 0 { c.auxk * s[AUX] } else { 0.0 }),
+    };
     let loss = s[REC] + l_s.unwrap_or(0.0) + l_p.unwrap_or(0.0) + l_aux.unwrap_or(0.0);
     Ok(LossTerms { loss, l_rec: s[REC], l_s, l_p, l_aux })
 }

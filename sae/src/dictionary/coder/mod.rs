@@ -3,6 +3,7 @@
 //!   f = h where selected by h·n (or h), else 0     ŷ = f·W_D + b_D
 //! Dividing the gated value by n again makes f exactly h, so n only decides the selection: gradients reach it through the
 //! penalties alone. `sparse` holds the top-k family, `dense` relu and jumprelu, forward and backward side by side.
+//! [`Extras`] are what only some SAEs have.
 
 mod codes;
 mod dead;
@@ -10,12 +11,14 @@ mod dense;
 mod encoder;
 mod fold;
 mod init;
+mod levels;
 mod loss;
 mod sparse;
+mod target;
 mod work;
 
 pub(crate) use codes::{Slots, SparseCodes};
-pub(crate) use encoder::{Encoder, Parts as RandomParts};
+pub(crate) use encoder::{Encoder, Parts as RandomParts, Side};
 pub(crate) use init::set_row_norms;
 pub(crate) use work::blocks;
 
@@ -30,7 +33,7 @@ use crate::{
 use lm_saes_runtime::{Arena, MapKind, Queue, Tensor, View};
 use loss::Parts;
 use std::collections::BTreeMap;
-use work::{Store, Work};
+use work::{Needs, Store, Work};
 
 /// An encoder, a selection and a linear decoder.
 pub(crate) struct Coder {
@@ -38,7 +41,23 @@ pub(crate) struct Coder {
     norms: BTreeMap<String, f32>,
     encoder: Box<dyn Encoder>,
     p: Decoder,
+    extras: Extras,
     work: Work,
+    /// Reconstruction loss of the encoder's side path in the last step.
+    side_loss: Option<f32>,
+}
+
+/// What some SAEs have beside encoder, selection and decoder.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Extras {
+    /// `ŷ += x·W_skip`.
+    pub skip: bool,
+    /// The encoder sees `x − b_D`.
+    pub centred: bool,
+    /// Thresholds are trained themselves, not their logarithms.
+    pub direct_threshold: bool,
+    /// Ascending sizes of prefixes of the features that each reconstruct, the last S; empty: only all together do.
+    pub widths: Vec<usize>,
 }
 
 /// The trainable tensors behind the encoder.
@@ -47,12 +66,16 @@ struct Decoder {
     w_d: Param,
     /// `[1, d]`.
     b_d: Option<Param>,
-    /// `[1, S]`.
-    log_theta: Option<Param>,
+    /// `[d, d]`.
+    skip: Option<Param>,
+    /// Thresholds or their logarithms, `[1, S]`.
+    threshold: Option<Param>,
+    /// Whether they are the thresholds themselves.
+    direct: bool,
 }
 
 impl Decoder {
-    fn zeros(q: &mut Queue, settings: &DictionarySettings, w_d: &str) -> Result<Self> {
+    fn zeros(q: &mut Queue, settings: &DictionarySettings, w_d: &str, extras: &Extras) -> Result<Self> {
         let (s, d) = (settings.d_sae(), settings.d_model());
         Ok(Self {
             w_d: Param::zeros(q, w_d, &[s, d])?,
@@ -60,24 +83,32 @@ impl Decoder {
                 true => Some(Param::zeros(q, "b_D", &[d])?),
                 false => None,
             },
-            log_theta: match settings.act_fn() {
-                ActFn::JumpRelu => Some(Param::thresholds(q, &[s])?),
+            skip: match extras.skip {
+                true => Some(Param::zeros(q, "W_skip", &[d, d])?),
+                false => None,
+            },
+            threshold: match (settings.act_fn(), extras.direct_threshold) {
+                (ActFn::JumpRelu, false) => Some(Param::thresholds(q, &[s])?),
+                (ActFn::JumpRelu, true) => Some(Param::direct_thresholds(q, &[s])?),
                 _ => None,
             },
+            direct: extras.direct_threshold,
         })
     }
 
     fn all(&self) -> Vec<&Param> {
         let mut all = vec![&self.w_d];
         all.extend(&self.b_d);
-        all.extend(&self.log_theta);
+        all.extend(&self.skip);
+        all.extend(&self.threshold);
         all
     }
 
     fn all_mut(&mut self) -> Vec<&mut Param> {
         let mut all = vec![&mut self.w_d];
         all.extend(&mut self.b_d);
-        all.extend(&mut self.log_theta);
+        all.extend(&mut self.skip);
+        all.extend(&mut self.threshold);
         all
     }
 
@@ -94,11 +125,30 @@ impl Coder {
         encoder: Box<dyn Encoder>,
         w_d: &str,
     ) -> Result<Self> {
+        Self::with(q, settings, encoder, w_d, Extras::default())
+    }
+
+    /// [`Coder::new`] with extras.
+    pub fn with(
+        q: &mut Queue,
+        settings: &DictionarySettings,
+        encoder: Box<dyn Encoder>,
+        w_d: &str,
+        extras: Extras,
+    ) -> Result<Self> {
         settings.validate()?;
         // For no rows: every step is refused until the dictionary has been planned.
-        let work = Work::plan(&mut Arena::planning("nothing"), settings, 0, 1, 0, None)?;
-        let p = Decoder::zeros(q, settings, w_d)?;
-        Ok(Self { settings: settings.clone(), norms: BTreeMap::new(), encoder, p, work })
+        let work = Work::plan(
+            &mut Arena::planning("nothing"),
+            settings,
+            &Needs::new(&*encoder, &extras),
+            0,
+            0,
+            None,
+        )?;
+        let p = Decoder::zeros(q, settings, w_d, &extras)?;
+        let (settings, norms) = (settings.clone(), BTreeMap::new());
+        Ok(Self { settings, norms, encoder, p, extras, work, side_loss: None })
     }
 
     /// Whether selection compares `h·n`.
@@ -126,6 +176,10 @@ impl Coder {
             );
             return Err(Error::Data { what });
         }
+        if self.settings.act_fn() == ActFn::GroupMax && k > 0 && !self.settings.d_sae().is_multiple_of(k) {
+            let what = format!("{k} groups do not divide {} features", self.settings.d_sae());
+            return Err(Error::setting("top_k", what));
+        }
         let joined = self.encoder.begin(rows, context)?.max(1);
         if joined > w.most_block {
             let what = format!("contexts of {joined} rows on a dictionary planned for {}", w.most_block);
@@ -137,10 +191,15 @@ impl Coder {
             let out = self.work.norms.view_mut().reshaped(self.settings.d_sae(), 1);
             row_norms(q, &self.p.w_d.value, out)?;
         }
-        if let (Some(log_theta), Some(theta)) = (&self.p.log_theta, &mut self.work.theta) {
-            q.map(MapKind::Exp, &log_theta.value, 0.0, 0.0, theta)?;
+        match (&mut self.p.threshold, &mut self.work.theta) {
+            (Some(own), Some(theta)) if self.p.direct => {
+                // The optimiser may have stepped below 0, where a threshold has no meaning.
+                q.map_in_place(MapKind::Relu, 0.0, 0.0, &mut own.value)?;
+                Ok(q.copy(&own.value, theta)?)
+            }
+            (Some(log), Some(theta)) => Ok(q.map(MapKind::Exp, &log.value, 0.0, 0.0, theta)?),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn only<'a>(&self, views: &[View<'a>], what: &str) -> Result<View<'a>> {
@@ -152,13 +211,65 @@ impl Coder {
         }
     }
 
+    /// `x − b_D` where the encoder sees that, in `place`; too many rows are left for [`Coder::begin`] to refuse.
+    fn centre<'a>(&self, q: &mut Queue, x: View<'a>, place: Option<&'a mut Tensor>) -> Result<View<'a>> {
+        let (Some(b_d), Some(place)) = (self.p.bias(), place.filter(|t| t.rows() >= x.rows())) else {
+            return Ok(x);
+        };
+        q.zip(MapKind::Add, x, b_d, 1.0, -1.0, place.rows_mut(0..x.rows()))?;
+        Ok(place.rows_view(0..x.rows()))
+    }
+
     fn parts(&self, settings: &LossSettings, c: Coefficients) -> Parts {
+        let target = settings.sparsity == Some(SparsityLoss::TargetL0);
         Parts {
-            sparsity: settings.sparsity,
+            sparsity: settings.sparsity.filter(|_| !target),
+            target,
+            side: self.encoder.has_side(),
             lp: settings.lp && c.lp > 0.0 && self.settings.act_fn() == ActFn::JumpRelu,
             auxk: settings.auxk && c.auxk > 0.0,
             dead: 0,
         }
+    }
+
+    /// [`Dictionary::train_step`] on what the encoder sees.
+    fn step(
+        &mut self,
+        q: &mut Queue,
+        input: &StepInput<'_>,
+        settings: &LossSettings,
+        c: Coefficients,
+        dead: Option<&mut DeadFeatures>,
+    ) -> Result<LossTerms> {
+        let mut parts = self.parts(settings, c);
+        if parts.auxk && dead.is_none() {
+            return Err(Error::setting("auxk_coefficient", "the auxiliary loss needs dead-feature counts"));
+        }
+        self.begin(q, (input.inputs[0].rows(), input.context), c.k, true, parts.norms())?;
+        if let Some(t) = &mut self.work.train {
+            loss::prepare(q, t, parts, input, c)?;
+            if let (Some(l0), Some(theta)) = (&mut t.l0, &self.work.theta) {
+                let window = self.settings.common.jumprelu_threshold_window;
+                target::prepare(q, l0, theta, input.weight, window)?;
+            }
+        }
+        if self.settings.act_fn().has_k() {
+            self.step_sparse(q, input, settings, c, &mut parts, dead)?;
+        } else {
+            self.step_dense(q, input, settings, c, &mut parts, dead)?;
+        }
+        let gated = self.gated();
+        let Work { train: Some(t), norms, theta, .. } = &mut self.work else { return Err(work::mixed_up()) };
+        target::finish(q, t, gated.then_some(&*norms), settings, c.l1)?;
+        loss::finish_grads(q, &mut self.p, t, parts, norms, theta.as_ref())?;
+        if self.extras.centred {
+            if let Some(b_d) = &mut self.p.b_d {
+                self.encoder.centre_grad(q, grad(b_d)?)?;
+            }
+        }
+        let terms = loss::terms(q, t, parts, input.weight, settings, c)?;
+        self.side_loss = terms.l_aux.filter(|_| parts.side);
+        Ok(terms)
     }
 }
 
@@ -192,6 +303,10 @@ impl Dictionary for Coder {
             Some(_) if act_fn == ActFn::AbsTopK => {
                 "abstopk has negative activations; its k is all the sparsity it needs"
             }
+            _ if loss.auxk && self.encoder.has_side() => {
+                let what = "this variant has its own auxiliary reconstruction; leave auxk_coefficient out";
+                return Err(Error::setting("trainer.auxk_coefficient", what));
+            }
             _ => return Ok(()),
         };
         Err(Error::setting("trainer.sparsity_loss_type", refused))
@@ -207,8 +322,12 @@ impl Dictionary for Coder {
         for p in self.params_mut() {
             p.plan_grad(arena, loss.is_some())?;
         }
-        let joined = self.encoder.most_joined();
-        self.work = Work::plan(arena, &self.settings, rows, joined, max_k, loss)?;
+        if self.settings.act_fn() == ActFn::GroupMax && max_k > self.settings.top_k() {
+            let what = "groupmax has top_k groups from the beginning; set k_warmup_steps to 0";
+            return Err(Error::setting("trainer.initial_k", what));
+        }
+        let needs = Needs::new(&*self.encoder, &self.extras);
+        self.work = Work::plan(arena, &self.settings, &needs, rows, max_k, loss)?;
         self.encoder.plan(arena, self.work.most_block, loss.is_some())
     }
 
@@ -220,8 +339,18 @@ impl Dictionary for Coder {
         k: usize,
     ) -> Result<()> {
         let x = self.only(inputs, "input")?;
-        self.begin(q, (x.rows(), context), k, false, false)?;
-        if self.settings.act_fn().has_k() { self.forward_sparse(q, x, k) } else { self.forward_dense(q, x) }
+        self.side_loss = None;
+        let mut place = self.work.centred.take();
+        let done = self.centre(q, x, place.as_mut()).and_then(|x| {
+            self.begin(q, (x.rows(), context), k, false, false)?;
+            if self.settings.act_fn().has_k() {
+                self.forward_sparse(q, x, k)
+            } else {
+                self.forward_dense(q, x)
+            }
+        });
+        self.work.centred = place;
+        done
     }
 
     fn train_step(
@@ -234,22 +363,15 @@ impl Dictionary for Coder {
     ) -> Result<LossTerms> {
         let x = self.only(&input.inputs, "input")?;
         self.only(&input.labels, "label")?;
-        let mut parts = self.parts(settings, c);
-        if parts.auxk && dead.is_none() {
-            return Err(Error::setting("auxk_coefficient", "the auxiliary loss needs dead-feature counts"));
-        }
-        self.begin(q, (x.rows(), input.context), c.k, true, parts.norms())?;
-        if let Some(t) = &mut self.work.train {
-            loss::prepare(q, t, parts, input, c)?;
-        }
-        if self.settings.act_fn().has_k() {
-            self.step_sparse(q, input, settings, c, &mut parts, dead)?;
-        } else {
-            self.step_dense(q, input, settings, c, &mut parts, dead)?;
-        }
-        let Work { train: Some(t), norms, theta, .. } = &mut self.work else { return Err(work::mixed_up()) };
-        loss::finish_grads(q, &mut self.p, t, parts, norms, theta.as_ref())?;
-        loss::terms(q, t, parts, input.weight, settings, c)
+        let mut place = self.work.centred.take();
+        let done = self.centre(q, x, place.as_mut()).and_then(|x| {
+            let StepInput { ref labels, context, mask, weight, n_tokens, .. } = *input;
+            let input =
+                StepInput { inputs: vec![x], labels: labels.clone(), context, mask, weight, n_tokens };
+            self.step(q, &input, settings, c, dead)
+        });
+        self.work.centred = place;
+        done
     }
 
     fn codes(&self) -> Vec<Codes<'_>> {
@@ -257,6 +379,16 @@ impl Dictionary for Coder {
             Store::Dense(f) => Codes::Dense(f.rows_view(0..self.work.done)),
             Store::Sparse(codes) => Codes::Sparse(codes.view()),
         }]
+    }
+
+    fn own_metrics(
+        &mut self,
+        _q: &mut Queue,
+        _input: &StepInput<'_>,
+        _weight: &[f32],
+    ) -> Result<Vec<(String, f64)>> {
+        let side = self.side_loss.map(|v| ("losses/gate_mse_loss".into(), f64::from(v)));
+        Ok(side.into_iter().collect())
     }
 
     fn reconstruction(&self) -> Vec<View<'_>> {

@@ -11,9 +11,10 @@ use super::{
 use crate::{
     Result,
     dictionary::{Coefficients, DeadFeatures, StepInput},
+    settings::ActFn,
     training::{LossSettings, SparsityLoss},
 };
-use lm_saes_runtime::{CompactArgs, MapKind, Queue, Select, Tensor, View};
+use lm_saes_runtime::{CompactArgs, MapKind, Queue, Rank, Select, Tensor, View};
 
 /// Where pre-activations go, and how many rows of them at a time.
 struct Hidden<'a> {
@@ -24,14 +25,26 @@ struct Hidden<'a> {
 impl Coder {
     /// Codes and reconstruction of `x [B, d]`.
     pub(super) fn forward_sparse(&mut self, q: &mut Queue, x: View<'_>, k: usize) -> Result<()> {
+        self.select_sparse(q, x, k)?;
+        let Work { codes: Store::Sparse(codes), y_hat, .. } = &mut self.work else { return Err(mixed_up()) };
+        decode(q, &self.p, codes, x, y_hat)
+    }
+
+    /// How a row is ranked.
+    fn rank(&self, k: usize) -> Rank {
+        let act_fn = self.settings.act_fn();
+        Rank { abs: act_fn == ActFn::AbsTopK, groups: if act_fn == ActFn::GroupMax { k } else { 1 } }
+    }
+
+    /// Codes of `x [B, d]`.
+    fn select_sparse(&mut self, q: &mut Queue, x: View<'_>, k: usize) -> Result<()> {
         let gated = self.gated();
-        let Work { norms, h, codes, y_hat, block, .. } = &mut self.work;
+        let rank = self.rank(k);
+        let Work { norms, h, codes, block, .. } = &mut self.work;
         let Store::Sparse(codes) = codes else { return Err(mixed_up()) };
         codes.set(x.rows(), k.min(self.settings.d_sae()));
         let select = Select { scale: gated.then(|| norms.view()), mask: None };
-        encode(q, &mut *self.encoder, Hidden { h, block: *block }, x, select, codes, false)?;
-        let y_hat = y_hat.rows_mut(0..x.rows());
-        Ok(q.sparse_mul(codes.view(), &self.p.w_d.value, self.p.bias(), y_hat, 0.0)?)
+        encode(q, &mut *self.encoder, Hidden { h, block: *block }, x, (select, rank), codes, false)
     }
 
     /// Forward, errors and the gradients of matrices and encoder biases.
@@ -45,7 +58,7 @@ impl Coder {
         dead: Option<&mut DeadFeatures>,
     ) -> Result<()> {
         let (x, rows) = (input.inputs[0], input.inputs[0].rows());
-        self.forward_sparse(q, x, c.k)?;
+        self.select_sparse(q, x, c.k)?;
         if let Some(dead) = dead {
             let Store::Sparse(codes) = &self.work.codes else { return Err(mixed_up()) };
             q.fill(&mut dead.fired, 0.0)?;
@@ -59,14 +72,36 @@ impl Coder {
             return Err(mixed_up());
         };
         let with_aux = (parts.dead > 0).then_some(c.auxk);
+        let label = input.labels[0];
+        let share = match &mut t.levels {
+            Some(levels) => {
+                levels.decode(q, &self.p, codes, y_hat, label)?;
+                levels.share()
+            }
+            None => {
+                decode(q, &self.p, codes, x, y_hat)?;
+                1.0
+            }
+        };
         for r in blocks(rows, loss::CACHED_ROWS) {
-            loss::error(q, t, y_hat, input.labels[0], r.clone())?;
-            loss::error_grad(q, t, input.weight, with_aux, settings.auxk_detached, r.clone())?;
-            loss::bias_grad(q, &mut self.p, t, r)?;
+            loss::error(q, t, y_hat, label, r.clone())?;
+            loss::error_grad(q, t, input.weight, with_aux, settings.auxk_detached, share, r.clone())?;
+            if t.levels.is_none() {
+                loss::bias_grad(q, &mut self.p, &t.dy, x, r)?;
+            }
         }
 
-        let Train { path: Path::Sparse(slots), dy, .. } = &mut *t else { return Err(mixed_up()) };
-        decoder_grads(q, &mut self.p, codes, slots, dy.rows_view(0..rows), 0.0)?;
+        let Train { path: Path::Sparse(slots), dy, levels, row_rec, .. } = &mut *t else {
+            return Err(mixed_up());
+        };
+        match levels {
+            Some(levels) => {
+                levels.accumulate(q, dy, input.weight, row_rec)?;
+                loss::bias_grad(q, &mut self.p, levels.first(dy), x, 0..rows)?;
+                levels.decoder_grads(q, &mut self.p, codes, slots, dy)?;
+            }
+            None => decoder_grads(q, &mut self.p, codes, slots, dy.rows_view(0..rows), 0.0)?,
+        }
         if let Some(kind) = parts.sparsity {
             penalise(q, t, codes, norms.view(), settings, kind, c.l1, rows)?;
         }
@@ -83,6 +118,8 @@ impl Coder {
     /// The best dead features of `x [B, d]` and what they reconstruct, without bias.
     fn forward_dead(&mut self, q: &mut Queue, x: View<'_>, n: usize, dead: &DeadFeatures) -> Result<()> {
         let gated = self.gated();
+        // The best dead features, wherever they are.
+        let rank = Rank { groups: 1, ..self.rank(1) };
         let Work { norms, h, block, train: Some(Train { aux: Some(aux), .. }), .. } = &mut self.work else {
             return Err(mixed_up());
         };
@@ -90,7 +127,7 @@ impl Coder {
         codes.set(x.rows(), n.min(*k_aux));
         let select = Select { scale: gated.then(|| norms.view()), mask: Some(dead.dead.view()) };
         let computed = codes.spans_batch();
-        encode(q, &mut *self.encoder, Hidden { h, block: *block }, x, select, codes, computed)?;
+        encode(q, &mut *self.encoder, Hidden { h, block: *block }, x, (select, rank), codes, computed)?;
         let e_hat = e_hat.rows_mut(0..x.rows());
         Ok(q.sparse_mul(codes.view(), &self.p.w_d.value, None, e_hat, 0.0)?)
     }
@@ -102,7 +139,7 @@ fn encode(
     encoder: &mut dyn Encoder,
     e: Hidden<'_>,
     x: View<'_>,
-    select: Select<'_>,
+    (select, rank): (Select<'_>, Rank),
     codes: &mut SparseCodes,
     computed: bool,
 ) -> Result<()> {
@@ -112,7 +149,7 @@ fn encode(
             encoder.hidden(q, x.slice_rows(r.clone()), e.h.rows_mut(0..r.len()))?;
             let h = e.h.rows_view(0..r.len());
             let (vals, idx) = codes.rows_mut(r);
-            q.topk(h, select, vals, idx)?;
+            q.topk_by(rank, h, select, vals, idx)?;
         }
         return Ok(());
     };
@@ -125,6 +162,13 @@ fn encode(
     q.threshold(h, select, budget, &mut *thr)?;
     let rule = CompactArgs { select, theta: None, thr: Some(thr.view()) };
     Ok(q.compact(h, rule, vals, idx, ptr)?)
+}
+
+/// ŷ of the codes and of `x [B, d]`.
+fn decode(q: &mut Queue, p: &Decoder, codes: &SparseCodes, x: View<'_>, y_hat: &mut Tensor) -> Result<()> {
+    let mut y_hat = y_hat.rows_mut(0..x.rows());
+    q.sparse_mul(codes.view(), &p.w_d.value, p.bias(), y_hat.reborrow(), 0.0)?;
+    loss::add_skip(q, p, x, y_hat)
 }
 
 /// Groups the codes by column; `dW_D = beta·old + fᵀ·dy`; `slots.dcodes = dy·W_Dᵀ` at the entries (`=`).

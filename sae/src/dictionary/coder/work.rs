@@ -1,6 +1,10 @@
 //! Memory of a step, all of it planned in the trainer's arena: code buffers, blocks of pre-activations, gradients.
 
-use super::codes::{Slots, SparseCodes};
+use super::{
+    Encoder, Extras,
+    codes::{Slots, SparseCodes},
+    levels::Levels,
+};
 use crate::{
     Result,
     settings::{ActFn, DictionarySettings},
@@ -27,6 +31,22 @@ fn block_rows(cfg: &DictionarySettings, rows: usize, joined: usize) -> usize {
 
 const F32: DType = DType::F32;
 
+/// What encoder and extras ask for.
+pub(super) struct Needs<'a> {
+    /// Most rows encoded together.
+    joined: usize,
+    side: bool,
+    centred: bool,
+    widths: &'a [usize],
+}
+
+impl<'a> Needs<'a> {
+    pub fn new(encoder: &dyn Encoder, extras: &'a Extras) -> Self {
+        let Extras { centred, widths, .. } = extras;
+        Self { joined: encoder.most_joined(), side: encoder.has_side(), centred: *centred, widths }
+    }
+}
+
 /// Buffers of forward and, with `train`, of loss and gradients.
 pub(super) struct Work {
     /// Most rows of a step.
@@ -49,6 +69,8 @@ pub(super) struct Work {
     pub codes: Store,
     /// Reconstructions `[rows, d]`.
     pub y_hat: Tensor,
+    /// `x − b_D [rows, d]`, where the encoder sees that.
+    pub centred: Option<Tensor>,
     pub train: Option<Train>,
 }
 
@@ -89,8 +111,26 @@ pub(super) struct Train {
     pub scalars: Tensor,
     pub path: Path,
     pub aux: Option<Aux>,
+    /// Error of the side path, then the gradient of its reconstruction; `[block, d]`.
+    pub side: Option<Tensor>,
+    /// Sums of the target-l0 loss.
+    pub l0: Option<L0>,
+    /// Prefixes that reconstruct.
+    pub levels: Option<Levels>,
     /// Whether [`Train::row_penalty`] holds the last step's penalty.
     pub has_row_penalty: bool,
+}
+
+/// Sums of the target-l0 loss.
+pub(super) struct L0 {
+    /// Upper and lower ends of the windows, `[2, S]`.
+    pub ends: Tensor,
+    /// ∂L0/∂θ `[1, S]`.
+    pub dtheta: Tensor,
+    /// Weight of the rows in which each feature is active, `[1, S]`.
+    pub active: Tensor,
+    /// Row weights over −window and over window, `[rows, 2]`.
+    pub weight: Tensor,
 }
 
 /// Positions in [`Train::scalars`].
@@ -128,14 +168,14 @@ impl Work {
     pub fn plan(
         arena: &mut Arena,
         cfg: &DictionarySettings,
+        needs: &Needs<'_>,
         rows: usize,
-        joined: usize,
         max_k: usize,
         loss: Option<&LossSettings>,
     ) -> Result<Self> {
         let (s, d) = (cfg.d_sae(), cfg.d_model());
         let max_k = if cfg.act_fn().has_k() { max_k.min(s) } else { s };
-        let block = block_rows(cfg, rows, joined);
+        let block = block_rows(cfg, rows, needs.joined);
         let whole = cfg.act_fn() == ActFn::BatchTopK;
         Ok(Self {
             rows,
@@ -151,7 +191,11 @@ impl Work {
             h: arena.tensor("pre-activations", if whole { rows } else { block }, s, F32)?,
             codes: Store::plan(arena, "feature activations", cfg, rows, max_k, rows)?,
             y_hat: arena.tensor("reconstruction", rows, d, F32)?,
-            train: loss.map(|loss| Train::plan(arena, cfg, rows, block, max_k, loss)).transpose()?,
+            centred: match needs.centred {
+                true => Some(arena.tensor("centred input", rows, d, F32)?),
+                false => None,
+            },
+            train: loss.map(|loss| Train::plan(arena, cfg, needs, (rows, block), max_k, loss)).transpose()?,
         })
     }
 }
@@ -189,8 +233,8 @@ impl Train {
     fn plan(
         arena: &mut Arena,
         cfg: &DictionarySettings,
-        rows: usize,
-        block: usize,
+        needs: &Needs<'_>,
+        (rows, block): (usize, usize),
         max_k: usize,
         loss: &LossSettings,
     ) -> Result<Self> {
@@ -241,6 +285,23 @@ impl Train {
                     },
                     k_aux,
                 }),
+            },
+            side: match needs.side {
+                true => Some(arena.tensor("side reconstruction", block, d, F32)?),
+                false => None,
+            },
+            l0: match loss.sparsity {
+                Some(SparsityLoss::TargetL0) => Some(L0 {
+                    ends: arena.tensor("window ends", 2, s, F32)?,
+                    dtheta: arena.tensor("gradient of L0", 1, s, F32)?,
+                    active: arena.tensor("active share", 1, s, F32)?,
+                    weight: arena.tensor("window weights", rows, 2, F32)?,
+                }),
+                _ => None,
+            },
+            levels: match needs.widths.len() {
+                0 | 1 => None,
+                _ => Some(Levels::plan(arena, needs.widths, rows, max_k, d)?),
             },
             has_row_penalty: false,
         })

@@ -5,6 +5,7 @@
 mod settings;
 
 pub use settings::SaeSettings;
+pub(crate) use settings::check_centring;
 
 use super::{
     Param, RandomInit,
@@ -129,6 +130,27 @@ impl Encoder for LinearEncoder {
         q.map_in_place(MapKind::Affine, -1.0, 1.0, codes.like_mut(s))?;
         q.zip_in_place(MapKind::Mul, codes.like(s), 1.0, 0.0, codes.like_mut(dcodes))?;
         outer(q, slots, codes, x, ones, (&mut gate.w, &mut gate.b), beta)
+    }
+
+    fn centre_grad(&mut self, q: &mut Queue, db_d: &mut Tensor) -> Result<()> {
+        // Σ dx = Σ dh·W = db·W, of each half.
+        let gate = self.gate.as_ref().map(|g| (&g.w, &g.b));
+        for (w, b) in [Some((&self.w, &self.b)), gate].into_iter().flatten() {
+            let Some(db) = &b.grad else { continue };
+            let opts = GemmOpts { alpha: -1.0, beta: 1.0, ..Default::default() };
+            q.gemm(db, &w.value, &mut *db_d, opts)?;
+        }
+        Ok(())
+    }
+
+    fn set_feature(&mut self, q: &mut Queue, i: usize, w: &[f32]) -> Result<Vec<String>> {
+        q.upload(w, self.w.value.rows_mut(i..i + 1))?;
+        q.fill(self.b.value.view_mut().slice_cols(i..i + 1), 0.0)?;
+        if let Some(gate) = &mut self.gate {
+            q.fill(gate.w.value.rows_mut(i..i + 1), 0.0)?;
+            q.fill(gate.b.value.view_mut().slice_cols(i..i + 1), 0.0)?;
+        }
+        Ok(self.params().iter().map(|p| p.name.clone()).collect())
     }
 
     fn norms(&mut self, q: &mut Queue) -> Result<Vec<f32>> {

@@ -1,11 +1,11 @@
-//! Settings of a sparse autoencoder or, with two hook points, a transcoder. VARIANTS §6.
+//! Settings of a sparse autoencoder or, with two hook points, a transcoder. VARIANTS §6; README.
 
 use super::LinearEncoder;
 use crate::{
-    Result,
+    Error, Result,
     dictionary::{
         Dictionary,
-        coder::Coder,
+        coder::{Coder, Extras},
         settings::{CommonSettings, DictionarySettings, VariantSettings},
     },
     settings::ActFn,
@@ -13,7 +13,7 @@ use crate::{
 use lm_saes_runtime::Queue;
 use serde::{Deserialize, Serialize};
 
-/// What an SAE has beside the common settings.
+/// What an SAE has beside the common settings. What other readers of a checkpoint do not know is written only where it is on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SaeSettings {
@@ -24,6 +24,31 @@ pub struct SaeSettings {
     /// Multiply pre-activations by a sigmoid gate of the same input.
     #[serde(default)]
     pub use_glu_encoder: bool,
+    /// Ours: a transcoder adds `x·W_skip` to its output, from zeros on.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub use_skip_connection: bool,
+    /// Ours, SAELens' name: encode `x − b_D`.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub apply_b_dec_to_input: bool,
+    /// Ours: train JumpReLU thresholds themselves, kept from going below 0, in place of their logarithms.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub use_direct_jumprelu_threshold: bool,
+}
+
+fn is_off(flag: &bool) -> bool {
+    !flag
+}
+
+/// Whether the encoder may see `x − b_D`: the bias must be there, and be one of inputs.
+pub(crate) fn check_centring(on: bool, common: &CommonSettings, hooks: (&str, &str)) -> Result<()> {
+    let refused = match on {
+        true if !common.use_decoder_bias => "needs use_decoder_bias = true",
+        true if hooks.0 != hooks.1 => {
+            "needs hook_point_in = hook_point_out: a transcoder's b_D is no point among its inputs; set it to false"
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::setting("apply_b_dec_to_input", refused))
 }
 
 impl VariantSettings for SaeSettings {
@@ -34,10 +59,33 @@ impl VariantSettings for SaeSettings {
         vec![self.hook_point_out.clone()]
     }
     fn validate(&self, common: &CommonSettings) -> Result<()> {
-        common.act_fn.among(&[ActFn::Relu, ActFn::JumpRelu, ActFn::TopK, ActFn::BatchTopK], "sae")
+        let known =
+            [ActFn::Relu, ActFn::JumpRelu, ActFn::TopK, ActFn::BatchTopK, ActFn::AbsTopK, ActFn::GroupMax];
+        common.act_fn.among(&known, "sae")?;
+        if common.act_fn == ActFn::GroupMax && !common.features().is_multiple_of(common.top_k) {
+            let (k, s) = (common.top_k, common.features());
+            return Err(Error::setting(
+                "top_k",
+                format!("groupmax needs groups of one size: {k} does not divide {s}"),
+            ));
+        }
+        if self.use_skip_connection && self.hook_point_in == self.hook_point_out {
+            let what = "is for transcoders: with one hook point it can copy its input";
+            return Err(Error::setting("use_skip_connection", what));
+        }
+        if self.use_direct_jumprelu_threshold && common.act_fn != ActFn::JumpRelu {
+            return Err(Error::setting("use_direct_jumprelu_threshold", "needs act_fn = jumprelu"));
+        }
+        check_centring(self.apply_b_dec_to_input, common, (&self.hook_point_in, &self.hook_point_out))
     }
     fn build(&self, q: &mut Queue, settings: &DictionarySettings) -> Result<Box<dyn Dictionary>> {
         let encoder = LinearEncoder::zeros(q, settings, self.use_glu_encoder)?;
-        Ok(Box::new(Coder::new(q, settings, Box::new(encoder), "W_D")?))
+        let extras = Extras {
+            skip: self.use_skip_connection,
+            centred: self.apply_b_dec_to_input,
+            direct_threshold: self.use_direct_jumprelu_threshold,
+            widths: Vec::new(),
+        };
+        Ok(Box::new(Coder::with(q, settings, Box::new(encoder), "W_D", extras)?))
     }
 }
