@@ -5,6 +5,7 @@
 pub mod damage;
 pub mod gguf;
 pub mod golden;
+pub mod tiny;
 
 use lm_saes::dictionary::Codes;
 use lm_saes_runtime::Queue;

@@ -8,13 +8,15 @@ use lm_saes::{
     settings::{ActivationFactorySettings, DatasetSettings, LanguageModelSettings, from_tree},
 };
 use lm_saes_runtime::Queue;
-use lm_saes_tests::queue;
+use lm_saes_tests::{
+    queue,
+    tiny::{self, D_MODEL},
+};
 use serde_json::json;
-use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fmt::Write as _, fs, sync::Arc};
 use tempfile::TempDir;
 
 const HOOKS: [&str; 2] = ["blocks.0.hook_mlp_out", "blocks.1.hook_resid_pre"];
-const D_MODEL: usize = 48;
 
 struct World {
     dir: TempDir,
@@ -25,27 +27,10 @@ struct World {
     datasets: BTreeMap<String, DatasetSettings>,
 }
 
-/// A tokenizer of the words `w2` … `w191`, whose ids are their numbers, BOS 0 and EOS 1; two texts; the committed model.
+/// Two texts, and the model that reads them.
 fn world() -> World {
     let dir = tempfile::tempdir().unwrap();
-    let mut vocab = serde_json::Map::new();
-    vocab.insert("<s>".into(), 0.into());
-    vocab.insert("</s>".into(), 1.into());
-    vocab.extend((2..192).map(|i| (format!("w{i}"), i.into())));
-    let special = |id: u32, content: &str| {
-        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-               "normalized": false, "special": true})
-    };
-    let tokenizer = json!({
-        "version": "1.0", "truncation": null, "padding": null,
-        "added_tokens": [special(0, "<s>"), special(1, "</s>")],
-        "normalizer": null, "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
-        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "</s>"},
-    });
-    fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    fs::write(dir.path().join("tokenizer_config.json"), r#"{"bos_token": "<s>", "eos_token": "</s>"}"#)
-        .unwrap();
-
+    let model = tiny::model(dir.path());
     let (mut lines, mut records) = (String::new(), String::new());
     for line in 0..20 {
         let words: Vec<String> =
@@ -65,9 +50,8 @@ fn world() -> World {
         [("lines".into(), dataset("lines.txt")), ("folder".into(), dataset("folder"))].into_iter().collect();
 
     let mut q = queue();
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/lm/llama_gqa/model");
     let lm = Lm::load(&mut q, &model, &LanguageModelSettings::default()).unwrap();
-    let tokenizer = Tokenizer::load(dir.path(), SpecialIds::default()).unwrap();
+    let tokenizer = Tokenizer::load(&model, SpecialIds::default()).unwrap();
     let ids = tokenizer.special();
     World { dir, q, lm, tokenizer: Arc::new(tokenizer), ids, datasets }
 }

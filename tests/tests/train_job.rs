@@ -7,72 +7,9 @@ use lm_saes::{
     training::{Ended, Observer, Progress, Silent, evaluate, snapshot},
 };
 use lm_saes_backends::registry;
+use lm_saes_tests::tiny::{D_MODEL, HOOK, job, settings, world};
 use serde_json::{Value, json};
-use std::{fmt::Write as _, fs, ops::ControlFlow, path::Path};
-
-const HOOK: &str = "blocks.0.hook_resid_post";
-const D_MODEL: usize = 48;
-
-/// The committed model with a tokenizer of the words `w2` … `w191`, and `lines` lines of text.
-fn world(dir: &Path, lines: usize) {
-    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/lm/llama_gqa/model");
-    let model = dir.join("model");
-    fs::create_dir_all(&model).unwrap();
-    for file in ["config.json", "model.safetensors"] {
-        fs::copy(from.join(file), model.join(file)).unwrap();
-    }
-    let mut vocab = serde_json::Map::new();
-    vocab.insert("<s>".into(), 0.into());
-    vocab.insert("</s>".into(), 1.into());
-    vocab.extend((2..192).map(|i| (format!("w{i}"), i.into())));
-    let special = |id: u32, content: &str| {
-        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-               "normalized": false, "special": true})
-    };
-    let tokenizer = json!({
-        "version": "1.0", "truncation": null, "padding": null,
-        "added_tokens": [special(0, "<s>"), special(1, "</s>")],
-        "normalizer": null, "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
-        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "</s>"},
-    });
-    fs::write(model.join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    let special = r#"{"bos_token": "<s>", "eos_token": "</s>"}"#;
-    fs::write(model.join("tokenizer_config.json"), special).unwrap();
-    let mut text = String::new();
-    for line in 0..lines {
-        let words: Vec<String> = (0..8 + line * 5 % 23)
-            .map(|i| format!("w{}", 2 + (line * 31 + i * 17 + i * line % 13) % 190))
-            .collect();
-        writeln!(text, "{}", words.join(" ")).unwrap();
-    }
-    fs::write(dir.join("text.txt"), text).unwrap();
-}
-
-/// Settings of a job in `dir` that writes to `dir/<result>`; `more` overrides by dotted key.
-fn tree(dir: &Path, result: &str, more: &[&str]) -> Value {
-    let mut tree = json!({
-        "sae_name": "tiny", "sae_series": "test", "model_name": "tiny-llama", "device_type": "cpu", "eval": true,
-        "sae": {"sae_type": "sae", "hook_point_in": HOOK, "hook_point_out": HOOK, "d_model": D_MODEL,
-                "expansion_factor": 4, "act_fn": "topk", "top_k": 8},
-        "initializer": {"grid_search_init_norm": true},
-        "trainer": {"lr": 2e-3, "initial_k": 8, "lr_warm_up_steps": 10, "total_training_tokens": 6400,
-                    "log_frequency": 20, "eval_frequency": 50, "n_checkpoints": 3, "check_point_save_mode": "linear",
-                    "snapshot_frequency": 10, "exp_result_path": dir.join(result)},
-        "model": {"model_name": "tiny-llama", "model_from_pretrained_path": dir.join("model")},
-        "datasets": {"text": {"dataset_name_or_path": dir.join("text.txt"), "sample_by": "line"}},
-        "activation_factory": {
-            "sources": [{"type": "dataset", "name": "text", "repeat": true}], "target": "activations-1d",
-            "hook_points": [HOOK], "batch_size": 64, "buffer_size": 256, "context_size": 24,
-            "model_batch_size": 4, "buffer_shuffle": {"perm_seed": 3},
-        },
-    });
-    more.iter().for_each(|o| lm_saes::settings::apply_override(&mut tree, o).unwrap());
-    tree
-}
-
-fn settings(dir: &Path, result: &str, more: &[&str]) -> TrainSettings {
-    from_tree(&tree(dir, result, more)).unwrap()
-}
+use std::{fs, ops::ControlFlow, path::Path};
 
 fn train(s: &TrainSettings, start: Start) -> lm_saes::Result<runners::TrainReport> {
     runners::train(s, &registry(), &mut Silent, start)
@@ -111,7 +48,7 @@ fn a_job_leaves_a_folded_dictionary_that_evaluates_like_the_one_in_memory() {
     // The run is over: nothing to resume.
     assert!(snapshot::latest(&out).unwrap().is_none());
 
-    let mut e = tree(dir.path(), "out", &[]);
+    let mut e = job(dir.path(), "out", &[]);
     for key in ["initializer", "trainer", "sae_name", "sae_series"] {
         e.as_object_mut().unwrap().remove(key);
     }
