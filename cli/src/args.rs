@@ -21,6 +21,8 @@ pub enum Command {
     Quickstart(Quickstart),
     /// Train a dictionary from a settings file
     Train(Train),
+    /// Train several dictionaries on one stream of activations
+    Sweep(Sweep),
     /// Measure a trained dictionary: explained variance, L0, loss recovered
     Evaluate(Evaluate),
     /// List devices; optionally check one against the reference
@@ -76,6 +78,30 @@ pub struct Train {
     #[arg(long, conflicts_with_all = ["plan", "overwrite"])]
     pub resume: bool,
     /// Throw away an unfinished run in the result folder
+    #[arg(long, conflicts_with = "plan")]
+    pub overwrite: bool,
+}
+
+/// Trains several dictionaries side by side: the language model runs once, and every dictionary ends with the bits that
+/// `lm-saes train` would have given it alone.
+///
+/// The file is a training file that also says what differs, in a table [grid] ("sae.top_k" = [25, 50, 100]; every
+/// combination), in tables [[sweep]] (name = "wide", sae.expansion_factor = 32), or in both. Each dictionary gets a
+/// folder of its own below trainer.exp_result_path.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  lm-saes sweep sweep.toml --plan\n  lm-saes sweep sweep.toml --set trainer.total_training_tokens=2000000\n  lm-saes sweep topk.toml --set 'grid.\"sae.top_k\"=[25,50]'\n  lm-saes sweep sweep.toml --resume"
+)]
+pub struct Sweep {
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+    /// Print the members, their steps and the memory of all, and stop
+    #[arg(long)]
+    pub plan: bool,
+    /// Continue all members from the newest snapshot of the sweep
+    #[arg(long, conflicts_with_all = ["plan", "overwrite"])]
+    pub resume: bool,
+    /// Throw away an unfinished sweep
     #[arg(long, conflicts_with = "plan")]
     pub overwrite: bool,
 }

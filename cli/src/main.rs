@@ -28,6 +28,7 @@ fn run(cli: &args::Cli) -> Result<()> {
     match &cli.command {
         args::Command::Quickstart(a) => commands::quickstart::run(a, &registry),
         args::Command::Train(a) => commands::train::run(a, &registry),
+        args::Command::Sweep(a) => commands::sweep::run(a, &registry),
         args::Command::Evaluate(a) => commands::evaluate::run(a, &registry),
         args::Command::Devices(a) => commands::devices::run(a, &registry),
     }

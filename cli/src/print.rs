@@ -1,6 +1,7 @@
 //! Text for people: sizes, durations, counts, error chains.
 
-use std::time::Duration;
+use lm_saes::runners::Memory;
+use std::{path::Path, time::Duration};
 
 /// `1.5 GiB`, `820 KiB`, `12 B`.
 pub fn bytes(n: u64) -> String {
@@ -34,6 +35,25 @@ pub fn duration(d: Duration) -> String {
         0..60 => format!("{s}s"),
         60..3600 => format!("{}m{:02}s", s / 60, s % 60),
         _ => format!("{}h{:02}m", s / 3600, s % 3600 / 60),
+    }
+}
+
+/// Memory by purpose, on standard output.
+pub fn memory(all: &[Memory]) {
+    println!("memory {}", bytes(all.iter().map(|m| m.bytes as u64).sum()));
+    for m in all {
+        let certainty = if m.exact { "" } else { " (estimate)" };
+        println!("  {:<28}{:>12}{certainty}", m.what, bytes(m.bytes as u64));
+    }
+}
+
+/// Where the model is, and what stands in the way, on standard output.
+pub fn whereabouts(model: Option<&Path>, obstacles: &[String]) {
+    if let Some(path) = model {
+        println!("language model: {}", path.display());
+    }
+    for obstacle in obstacles {
+        println!("to run this here: {obstacle}");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::print;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use lm_saes::training::{Observer, Progress};
+use lm_saes::training::{MemberProgress, Observer, Progress};
 use std::{
     io::IsTerminal,
     ops::ControlFlow,
@@ -30,6 +30,26 @@ impl Console {
         Self { bar, last: None }
     }
 
+    /// Puts `text` on the moving line, or now and then on a line of its own.
+    fn show(&mut self, p: &Progress, text: impl Fn() -> String) {
+        let finished = p.step == p.total_steps;
+        match &self.bar {
+            Some(bar) => {
+                bar.set_length(p.total_steps);
+                bar.set_position(p.step);
+                bar.set_message(text());
+                if finished {
+                    bar.finish_and_clear();
+                }
+            }
+            None if finished || self.last.is_none_or(|t| t.elapsed() >= PLAIN_INTERVAL) => {
+                eprintln!("{}", text());
+                self.last = Some(Instant::now());
+            }
+            None => {}
+        }
+    }
+
     fn say(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
@@ -39,13 +59,7 @@ impl Console {
 }
 
 fn line(p: &Progress) -> String {
-    let mut text = format!("step {}/{} · loss {:.4}", p.step, p.total_steps, p.loss);
-    if let Some(ev) = p.explained_variance {
-        text.push_str(&format!(" · EV {ev:.3}"));
-    }
-    if let Some(l0) = p.l0 {
-        text.push_str(&format!(" · L0 {l0:.1}"));
-    }
+    let mut text = format!("step {}/{}{}", p.step, p.total_steps, figures(p));
     text.push_str(&format!(
         " · {} tokens/s · {} left",
         print::count(p.tokens_per_second as u64),
@@ -54,24 +68,46 @@ fn line(p: &Progress) -> String {
     text
 }
 
+/// One line for the stream and one for every member.
+fn table(members: &[MemberProgress<'_>]) -> String {
+    let Some(slowest) = members.iter().max_by_key(|m| m.progress.remaining) else { return String::new() };
+    let p = &slowest.progress;
+    let mut text = format!(
+        "step {}/{} · {} in training · {} tokens/s · {} left",
+        p.step,
+        p.total_steps,
+        members.len(),
+        print::count(p.tokens_per_second as u64),
+        print::duration(p.remaining)
+    );
+    let width = members.iter().map(|m| m.name.chars().count()).max().unwrap_or(0);
+    for m in members {
+        text.push_str(&format!("\n  {:width$} {}", m.name, figures(&m.progress)));
+    }
+    text
+}
+
+fn figures(p: &Progress) -> String {
+    let mut text = format!(" · loss {:.4}", p.loss);
+    if let Some(ev) = p.explained_variance {
+        text.push_str(&format!(" · EV {ev:.3}"));
+    }
+    if let Some(l0) = p.l0 {
+        text.push_str(&format!(" · L0 {l0:.1}"));
+    }
+    text
+}
+
 impl Observer for Console {
+    fn members(&mut self, members: &[MemberProgress<'_>]) -> ControlFlow<()> {
+        let longest = members.iter().map(|m| m.progress).max_by_key(|p| p.total_steps);
+        let Some(p) = longest else { return ControlFlow::Continue(()) };
+        self.show(&p, || table(members));
+        ControlFlow::Continue(())
+    }
+
     fn step(&mut self, p: &Progress) -> ControlFlow<()> {
-        let finished = p.step == p.total_steps;
-        match &self.bar {
-            Some(bar) => {
-                bar.set_length(p.total_steps);
-                bar.set_position(p.step);
-                bar.set_message(line(p));
-                if finished {
-                    bar.finish_and_clear();
-                }
-            }
-            None if finished || self.last.is_none_or(|t| t.elapsed() >= PLAIN_INTERVAL) => {
-                eprintln!("{}", line(p));
-                self.last = Some(Instant::now());
-            }
-            None => {}
-        }
+        self.show(p, || line(p));
         ControlFlow::Continue(())
     }
 

@@ -103,23 +103,12 @@ fn errors_name_the_key_the_hook_and_the_file() {
     assert!(e.contains("tokenizer.json"), "{e}");
 }
 
-#[test]
-fn a_run_killed_at_any_instant_resumes_to_the_same_bits() {
-    let (dir, _) = project();
-    let done = run(dir.path(), &["train", "train.toml", "--set", "trainer.exp_result_path=whole"]);
-    assert!(done.status.success(), "{}", text(&done.stderr));
-    let args = ["train", "train.toml", "--resume", "--set", "trainer.snapshot_frequency=2"];
-    let mut kills = 0;
-    for attempt in 0..40 {
-        let mut child = lm_saes(dir.path())
-            .args(args)
-            .args(["--set", "trainer.exp_result_path=killed"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+/// Runs the command with kill -9 after ever longer times until it ends by itself; returns how often it was killed.
+fn kill_until_done(dir: &Path, args: &[&str]) -> usize {
+    for attempt in 0..60 {
+        let mut child = lm_saes(dir).args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         // Later and later, so that kills fall on loading, initialisation, steps and snapshots, and the run gets to its end.
-        let limit = Instant::now() + Duration::from_millis(150 + 130 * attempt);
+        let limit = Instant::now() + Duration::from_millis(150 + 130 * attempt as u64);
         let status = loop {
             match child.try_wait().unwrap() {
                 Some(status) => break Some(status),
@@ -130,20 +119,94 @@ fn a_run_killed_at_any_instant_resumes_to_the_same_bits() {
         match status {
             Some(status) => {
                 assert!(status.success());
-                break;
+                assert!(attempt >= 2, "the run ended before it could be killed");
+                return attempt;
             }
             None => {
                 child.kill().unwrap();
                 child.wait().unwrap();
-                kills += 1;
             }
         }
     }
-    assert!(kills >= 2, "the run ended before it could be killed");
+    panic!("{args:?} never came to its end");
+}
+
+#[test]
+fn a_run_killed_at_any_instant_resumes_to_the_same_bits() {
+    let (dir, _) = project();
+    let done = run(dir.path(), &["train", "train.toml", "--set", "trainer.exp_result_path=whole"]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let set = ["trainer.snapshot_frequency=2", "trainer.exp_result_path=killed"];
+    let args = ["train", "train.toml", "--resume", "--set", set[0], "--set", set[1]];
+    let kills = kill_until_done(dir.path(), &args);
     assert!(
         weights(dir.path(), "killed") == weights(dir.path(), "whole"),
         "weights differ after {kills} kills"
     );
+}
+
+#[test]
+fn a_sweep_killed_at_any_instant_ends_like_separate_runs() {
+    let (dir, settings) = project();
+    let hook = "blocks.1.hook_resid_post";
+    let members = [
+        ("narrow", vec!["sae.expansion_factor=4".to_string()]),
+        // Ends before the other.
+        (
+            "early",
+            vec![
+                format!("sae.hook_point_in={hook}"),
+                format!("sae.hook_point_out={hook}"),
+                format!("activation_factory.hook_points=[\"{hook}\"]"),
+                "trainer.total_training_tokens=12288".into(),
+                "sae.expansion_factor=4".into(),
+            ],
+        ),
+    ];
+    let mut sweep = fs::read_to_string(&settings).unwrap();
+    for (name, overrides) in &members {
+        let path = format!("trainer.exp_result_path=alone/{name}");
+        // As the sweep names it; the name is part of the file.
+        let sae_name = format!("sae_name=quickstart-{name}");
+        let mut args = vec!["train", "train.toml", "--set", &path, "--set", &sae_name];
+        args.extend(overrides.iter().flat_map(|o| ["--set", o]));
+        let done = run(dir.path(), &args);
+        assert!(done.status.success(), "{}", text(&done.stderr));
+        sweep.push_str(&format!("\n[[sweep]]\nname = \"{name}\"\n"));
+        for o in overrides {
+            let (key, value) = o.split_once('=').unwrap();
+            let value = if value.starts_with("blocks") { format!("\"{value}\"") } else { value.into() };
+            sweep.push_str(&format!("{key} = {value}\n"));
+        }
+    }
+    fs::write(dir.path().join("sweep.toml"), sweep).unwrap();
+    let set = ["trainer.snapshot_frequency=2", "trainer.exp_result_path=together"];
+    let args = ["sweep", "sweep.toml", "--resume", "--set", set[0], "--set", set[1]];
+    let kills = kill_until_done(dir.path(), &args);
+    for (name, _) in members {
+        let (one, other) = (format!("alone/{name}"), format!("together/{name}"));
+        for file in ["sae_weights.safetensors", "metrics.jsonl"] {
+            let read = |folder: &str| fs::read(dir.path().join(folder).join(file)).unwrap();
+            assert!(read(&one) == read(&other), "{file} of {name} differs after {kills} kills");
+        }
+    }
+}
+
+#[test]
+fn a_sweeps_file_is_planned_and_not_mistaken_for_a_training_file() {
+    let (dir, settings) = project();
+    let train = fs::read_to_string(&settings).unwrap();
+    fs::write(dir.path().join("grid.toml"), format!("{train}\n[grid]\n\"sae.top_k\" = [8, 16]\n")).unwrap();
+    let out = run(dir.path(), &["sweep", "grid.toml", "--plan"]);
+    let shown = text(&out.stdout);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    for part in ["2 dictionaries", "top_k_8: 2 048 features, 24 steps", "sae/top_k_16", "shuffle buffer"] {
+        assert!(shown.contains(part), "{part:?} is missing from:\n{shown}");
+    }
+    let e = failure(dir.path(), &["train", "grid.toml"]);
+    assert!(e.contains("lm-saes sweep grid.toml"), "{e}");
+    let e = failure(dir.path(), &["sweep", "train.toml"]);
+    assert!(e.contains("[grid]"), "{e}");
 }
 
 #[test]

@@ -3,4 +3,5 @@
 pub mod devices;
 pub mod evaluate;
 pub mod quickstart;
+pub mod sweep;
 pub mod train;

@@ -5,10 +5,10 @@ use crate::{
     print,
     progress::Console,
 };
-use anyhow::Result;
+use anyhow::{Result, bail};
 use lm_saes::{
     runners::{self, Plan, Start, TrainReport},
-    settings::{self, TrainSettings},
+    settings::{self, SweepSettings, TrainSettings},
     training::{
         Ended,
         evaluate::{Downstream, Quality},
@@ -18,9 +18,13 @@ use lm_saes_runtime::Registry;
 use serde_json::{Map, Value, json};
 
 pub fn run(args: &Train, registry: &Registry) -> Result<()> {
+    if SweepSettings::is_sweep(&settings::read_tree(&args.settings.file)?) {
+        let file = args.settings.file.display();
+        bail!("{file} describes several dictionaries; run `lm-saes sweep {file}`");
+    }
     let mut settings: TrainSettings = load_settings(&args.settings)?;
     if let Some(device) = &args.settings.device {
-        settings.device_type.clone_from(device);
+        settings.set_device(device);
     }
     if args.plan {
         let plan = runners::plan(&settings, registry)?;
@@ -31,11 +35,7 @@ pub fn run(args: &Train, registry: &Registry) -> Result<()> {
         }
         return Ok(());
     }
-    let start = match (args.resume, args.overwrite) {
-        (true, _) => Start::Resume,
-        (_, true) => Start::Overwrite,
-        _ => Start::Fresh,
-    };
+    let start = start_of(args.resume, args.overwrite);
     let report = runners::train(&settings, registry, &mut Console::new(), start)?;
     if args.settings.json {
         println!("{:#}", run_json(&report));
@@ -46,6 +46,15 @@ pub fn run(args: &Train, registry: &Registry) -> Result<()> {
         report_evaluation(quality, downstream);
     }
     Ok(())
+}
+
+/// What to do about an earlier run, by the flags given.
+pub fn start_of(resume: bool, overwrite: bool) -> Start {
+    match (resume, overwrite) {
+        (true, _) => Start::Resume,
+        (_, true) => Start::Overwrite,
+        _ => Start::Fresh,
+    }
 }
 
 /// Reads a command's settings file with its overrides.
@@ -127,21 +136,12 @@ fn show_plan(plan: &Plan) {
         print::count(plan.d_sae as u64),
         plan.device,
     );
-    println!("memory {}", print::bytes(plan.total_bytes() as u64));
-    for m in &plan.memory {
-        let certainty = if m.exact { "" } else { " (estimate)" };
-        println!("  {:<28}{:>12}{certainty}", m.what, print::bytes(m.bytes as u64));
-    }
+    print::memory(&plan.memory);
     println!("largest tensors");
     for t in &plan.largest {
         println!("  {:<28}{:>12}  {:?}", t.label, print::bytes(t.bytes as u64), t.shape);
     }
-    if let Some(path) = &plan.model_path {
-        println!("language model: {}", path.display());
-    }
-    for obstacle in &plan.obstacles {
-        println!("to run this here: {obstacle}");
-    }
+    print::whereabouts(plan.model_path.as_deref(), &plan.obstacles);
 }
 
 fn plan_json(plan: &Plan) -> Value {

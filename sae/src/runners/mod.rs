@@ -3,11 +3,13 @@
 mod contexts;
 mod evaluate;
 mod plan;
+mod sweep;
 mod train;
 mod workbench;
 
 pub use contexts::{ContextLook, FeatureLook, Look, LookArgs, strongest_contexts};
 pub use evaluate::evaluate;
-pub use plan::{LargeTensor, Memory, Plan, plan};
+pub use plan::{LargeTensor, MemberPlan, Memory, Plan, SweepPlan, plan, plan_sweep};
+pub use sweep::{MemberReport, Outcome, SweepReport, sweep};
 pub use train::{Start, TrainReport, assess, train, train_on};
 pub use workbench::{Workbench, model_path};

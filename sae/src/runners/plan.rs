@@ -3,19 +3,27 @@
 
 use super::workbench::{batch_rows, model_path};
 use crate::{
-    Result,
+    Error, Result,
     activations::ActivationStream,
     data::{Overflow, TokenPolicy},
     dictionary::{Dictionary, build, checkpoint},
     lm::{Architecture, Lm},
-    settings::{DictionaryChoice, DictionarySettings, LanguageModelSettings, TrainSettings},
-    training::{Trainer, schedules::Schedules, source::needed},
+    settings::{
+        DictionaryChoice, DictionarySettings, LanguageModelSettings, NormActivation, SweepSettings,
+        TrainSettings,
+    },
+    training::{NORM_BATCHES, Trainer, schedules::Schedules, source::needed},
 };
 use lm_saes_runtime::{Arena, Queue, Registry};
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 /// Planned tensors listed.
 const LARGEST: usize = 8;
+/// Batches that choosing starting values may hold back: those whose norms are averaged, and one.
+const INITIAL_BATCHES: usize = NORM_BATCHES + 1;
 
 /// The plan of a training job.
 #[derive(Clone, Debug)]
@@ -39,7 +47,7 @@ pub struct Plan {
 }
 
 /// One share of device memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
     /// What it is for.
     pub what: &'static str,
@@ -78,44 +86,180 @@ impl Plan {
 /// Settings that could not run anywhere.
 pub fn plan(settings: &TrainSettings, registry: &Registry) -> Result<Plan> {
     settings.check()?;
-    let factory = &settings.activation_factory;
-    let batch_rows = batch_rows(factory, factory.context_size)?;
     let mut obstacles = Vec::new();
-    let opened = registry.open(&settings.device_type).or_else(|e| {
-        obstacles.push(format!("{e}; choose another with --device"));
-        registry.open("auto")
-    })?;
-    let mut q = Queue::new(&opened)?;
-    let dictionary_settings = dictionary_settings(settings)?;
-    let mut dictionary = build(&mut q, &dictionary_settings)?;
-    let top_k = dictionary_settings.act_fn().has_k().then(|| dictionary_settings.top_k());
-    let schedules = Schedules::resolve(&settings.trainer, batch_rows as u64, top_k)?;
-    let arenas = Trainer::plan(&mut *dictionary, &settings.trainer, &schedules, batch_rows)?;
-    let (model_path, model_bytes) = model(settings.model.as_ref(), &mut obstacles);
-    data(settings, &mut obstacles);
-    let parameters = dictionary.params().iter().map(|p| p.value.bytes()).sum();
-    let mut memory = vec![
-        Memory { what: "dictionary parameters", bytes: parameters, exact: true },
-        Memory { what: "optimizer moments", bytes: arenas[1].used(), exact: true },
-        Memory { what: "gradients and step", bytes: arenas[0].used(), exact: true },
-        Memory { what: "shuffle buffer", bytes: buffer(settings, &*dictionary)?, exact: false },
-    ];
-    if let Some(bytes) = model_bytes {
-        memory.push(Memory { what: "language model weights", bytes, exact: false });
-    }
+    let mut q = queue(&settings.device_type, registry, &mut obstacles)?;
+    let own = Own::of(&mut q, settings)?;
+    let shared = Shared::of(settings, &own.widths(&settings.activation_factory.hook_points), &mut obstacles)?;
     Ok(Plan {
         device: settings.device_type.clone(),
-        batch_rows,
-        schedules,
-        d_sae: dictionary.d_sae(),
-        memory,
-        largest: largest(&*dictionary, &arenas),
-        model_path,
+        batch_rows: own.batch_rows,
+        schedules: own.schedules,
+        d_sae: own.d_sae,
+        memory: own.memory.into_iter().chain(shared.memory).collect(),
+        largest: own.largest,
+        model_path: shared.model_path,
         obstacles,
     })
 }
 
-fn dictionary_settings(settings: &TrainSettings) -> Result<DictionarySettings> {
+/// The plan of a sweep.
+#[derive(Clone, Debug)]
+pub struct SweepPlan {
+    /// Device asked for.
+    pub device: String,
+    /// Rows of a full batch.
+    pub batch_rows: usize,
+    /// Each member by name, with what it alone takes.
+    pub members: Vec<(String, MemberPlan)>,
+    /// Memory of all members and of what they share, by purpose.
+    pub memory: Vec<Memory>,
+    /// Hook points captured.
+    pub hook_points: Vec<String>,
+    /// Where the language model is, if it is on disk.
+    pub model_path: Option<PathBuf>,
+    /// Everything that stands in the way of running this here: device, model, data.
+    pub obstacles: Vec<String>,
+}
+
+/// What one member of a sweep is and takes.
+#[derive(Clone, Debug)]
+pub struct MemberPlan {
+    /// Steps and curves.
+    pub schedules: Schedules,
+    /// Features.
+    pub d_sae: usize,
+    /// Memory that is its own, by purpose.
+    pub memory: Vec<Memory>,
+    /// Where it will be written.
+    pub path: PathBuf,
+}
+
+impl SweepPlan {
+    /// Device memory of the whole sweep.
+    pub fn total_bytes(&self) -> usize {
+        self.memory.iter().map(|m| m.bytes).sum()
+    }
+}
+
+/// Plans a sweep.
+///
+/// # Errors
+/// Settings that could not run anywhere.
+pub fn plan_sweep(settings: &SweepSettings, registry: &Registry) -> Result<SweepPlan> {
+    let first = settings.members.first().map(|m| &m.settings);
+    let first = first.ok_or_else(|| Error::setting("sweep", "has no members"))?;
+    let mut obstacles = Vec::new();
+    let mut q = queue(&first.device_type, registry, &mut obstacles)?;
+    let (mut members, mut memory, mut widths) = (Vec::new(), Vec::<Memory>::new(), BTreeMap::new());
+    let mut scalings: BTreeMap<String, Vec<NormActivation>> = BTreeMap::new();
+    for m in &settings.members {
+        let own = Own::of(&mut q, &m.settings)?;
+        for (i, part) in own.memory.iter().enumerate() {
+            match memory.get_mut(i) {
+                Some(sum) => sum.bytes += part.bytes,
+                None => memory.push(*part),
+            }
+        }
+        for hook in &own.hook_points {
+            widths.insert(hook.clone(), own.d_model);
+            let kinds = scalings.entry(hook.clone()).or_default();
+            if !kinds.contains(&own.norm_activation) {
+                kinds.push(own.norm_activation);
+            }
+        }
+        let path = m.settings.result_path().clone();
+        let plan = MemberPlan { schedules: own.schedules, d_sae: own.d_sae, memory: own.memory, path };
+        members.push((m.name.clone(), plan));
+    }
+    let batch_rows = batch_rows(&first.activation_factory, first.activation_factory.context_size)?;
+    let of_rows = |width: &usize| batch_rows * width * size_of::<f32>();
+    let held: usize = widths.values().map(of_rows).sum();
+    memory.push(Memory { what: "batches for starting values", bytes: INITIAL_BATCHES * held, exact: false });
+    let copies: usize = scalings.iter().map(|(h, kinds)| (kinds.len() - 1) * of_rows(&widths[h])).sum();
+    if copies > 0 {
+        memory.push(Memory { what: "rows scaled otherwise", bytes: copies, exact: false });
+    }
+    let shared = Shared::of(first, &widths.values().copied().collect::<Vec<_>>(), &mut obstacles)?;
+    memory.extend(shared.memory);
+    let hook_points = widths.into_keys().collect();
+    let (device, model_path) = (first.device_type.clone(), shared.model_path);
+    Ok(SweepPlan { device, batch_rows, members, memory, hook_points, model_path, obstacles })
+}
+
+/// A queue to plan on: of the device asked for, or of any.
+fn queue(device: &str, registry: &Registry, obstacles: &mut Vec<String>) -> Result<Queue> {
+    let opened = registry.open(device).or_else(|e| {
+        obstacles.push(format!("{e}; choose another with --device"));
+        registry.open("auto")
+    })?;
+    Ok(Queue::new(&opened)?)
+}
+
+/// What one dictionary takes for itself.
+struct Own {
+    batch_rows: usize,
+    schedules: Schedules,
+    d_sae: usize,
+    d_model: usize,
+    norm_activation: NormActivation,
+    hook_points: Vec<String>,
+    memory: Vec<Memory>,
+    largest: Vec<LargeTensor>,
+}
+
+impl Own {
+    fn of(q: &mut Queue, settings: &TrainSettings) -> Result<Self> {
+        let factory = &settings.activation_factory;
+        let batch_rows = batch_rows(factory, factory.context_size)?;
+        let about = dictionary_settings(settings)?;
+        let mut dictionary = build(q, &about)?;
+        let top_k = about.act_fn().has_k().then(|| about.top_k());
+        let schedules = Schedules::resolve(&settings.trainer, batch_rows as u64, top_k)?;
+        let arenas = Trainer::plan(&mut *dictionary, &settings.trainer, &schedules, batch_rows)?;
+        let parameters = dictionary.params().iter().map(|p| p.value.bytes()).sum();
+        let memory = vec![
+            Memory { what: "dictionary parameters", bytes: parameters, exact: true },
+            Memory { what: "optimizer moments", bytes: arenas[1].used(), exact: true },
+            Memory { what: "gradients and step", bytes: arenas[0].used(), exact: true },
+        ];
+        Ok(Self {
+            batch_rows,
+            schedules,
+            d_sae: dictionary.d_sae(),
+            d_model: about.d_model(),
+            norm_activation: about.norm_activation(),
+            hook_points: needed(&*dictionary),
+            memory,
+            largest: largest(&*dictionary, &arenas),
+        })
+    }
+
+    /// Widths of what a stream with these hook points captures; all are taken to be as wide as the dictionary.
+    fn widths(&self, captured: &[String]) -> Vec<usize> {
+        vec![self.d_model; captured.len().max(self.hook_points.len())]
+    }
+}
+
+/// What all dictionaries of a job have in common: the buffer and the language model.
+struct Shared {
+    memory: Vec<Memory>,
+    model_path: Option<PathBuf>,
+}
+
+impl Shared {
+    fn of(settings: &TrainSettings, widths: &[usize], obstacles: &mut Vec<String>) -> Result<Self> {
+        let (model_path, model_bytes) = model(settings.model.as_ref(), obstacles);
+        data(settings, obstacles);
+        let mut memory =
+            vec![Memory { what: "shuffle buffer", bytes: buffer(settings, widths)?, exact: false }];
+        if let Some(bytes) = model_bytes {
+            memory.push(Memory { what: "language model weights", bytes, exact: false });
+        }
+        Ok(Self { memory, model_path })
+    }
+}
+
+pub(super) fn dictionary_settings(settings: &TrainSettings) -> Result<DictionarySettings> {
     match &settings.sae {
         DictionaryChoice::Pretrained(p) => checkpoint::load_settings(&p.pretrained_name_or_path),
         DictionaryChoice::Settings(s) => match s.pretrained() {
@@ -162,7 +306,7 @@ fn data(settings: &TrainSettings, obstacles: &mut Vec<String>) {
     }
 }
 
-fn buffer(settings: &TrainSettings, dictionary: &dyn Dictionary) -> Result<usize> {
+fn buffer(settings: &TrainSettings, widths: &[usize]) -> Result<usize> {
     let factory = &settings.activation_factory;
     let model = settings.model.clone().unwrap_or_default();
     // Only its lengths matter here; ids are not known without the tokenizer.
@@ -177,9 +321,7 @@ fn buffer(settings: &TrainSettings, dictionary: &dyn Dictionary) -> Result<usize
         ignore_token_ids: Vec::new(),
         mask_first_position: false,
     };
-    let widths =
-        vec![dictionary.settings().d_model(); factory.hook_points.len().max(needed(dictionary).len())];
-    ActivationStream::buffer_bytes(&factory.stream(), &policy, factory.model_batch_size, &widths)
+    ActivationStream::buffer_bytes(&factory.stream(), &policy, factory.model_batch_size, widths)
 }
 
 fn largest(dictionary: &dyn Dictionary, arenas: &[Arena]) -> Vec<LargeTensor> {

@@ -4,7 +4,10 @@ use super::workbench::{Workbench, load_pretrained};
 use crate::{
     Error, Result,
     dictionary::{Dictionary, ModelParts, build, checkpoint},
-    settings::{DictionaryChoice, NormActivation, PretrainedSettings, TrainSettings, required_model},
+    settings::{
+        ActivationFactorySettings, DictionaryChoice, DictionarySettings, NormActivation, PretrainedSettings,
+        TrainSettings, required_model,
+    },
     training::{
         Ended, Fit, LiveSource, Observer, Replay, Trainer,
         evaluate::{self, Downstream, Quality},
@@ -23,7 +26,7 @@ use std::{
 };
 
 /// Tokens of an evaluation in the middle of training.
-const DURING: u64 = 16_384;
+pub(super) const DURING: u64 = 16_384;
 /// Tokens of the evaluation after training.
 const AFTER: u64 = 65_536;
 
@@ -94,14 +97,14 @@ pub fn train_on(
     let rows = bench.batch_rows()?;
     let top_k = dictionary.settings().act_fn().has_k().then(|| dictionary.settings().top_k());
     let schedules = Schedules::resolve(&settings.trainer, rows as u64, top_k)?;
-    let identity = identity(settings, &*dictionary);
-    let mut stream = LiveSource { stream: bench.stream()?, model: &bench.lm };
+    let identity = identity(settings, dictionary.settings());
+    let mut stream = LiveSource { stream: bench.stream()?, model: &*bench.lm };
     let mut eval_tokens = if settings.eval { Some(bench.tokens()?) } else { None };
     let q = &mut bench.q;
     let mut trainer = Trainer::new(q, dictionary, settings.trainer.clone(), schedules, rows)?;
     let (mut held, mut best_norm) = (Vec::new(), None);
     if new && resume.is_none() {
-        let model = Some(&bench.lm as &dyn ModelParts);
+        let model = Some(&*bench.lm as &dyn ModelParts);
         let dictionary = trainer.dictionary_mut();
         let done = initialise(q, dictionary, &settings.initializer, &mut stream, model, observer)?;
         (held, best_norm) = (done.batches, done.best_norm);
@@ -149,7 +152,7 @@ pub fn train_on(
     Ok(TrainReport { ended, steps, tokens, elapsed, resumed_from, best_norm, evaluation, path, dictionary })
 }
 
-fn trackers(root: &Path) -> Vec<Box<dyn Tracker>> {
+pub(super) fn trackers(root: &Path) -> Vec<Box<dyn Tracker>> {
     vec![
         Box::new(JsonLines::new(root.join("metrics.jsonl"))),
         Box::new(TensorBoard::new(root.join("tensorboard"))),
@@ -157,7 +160,7 @@ fn trackers(root: &Path) -> Vec<Box<dyn Tracker>> {
 }
 
 /// Evaluates if asked to, folds if asked to, and writes the final checkpoint.
-fn finish(
+pub(super) fn finish(
     bench: &mut Workbench,
     settings: &TrainSettings,
     dictionary: &mut dyn Dictionary,
@@ -189,7 +192,7 @@ pub fn assess(
 ) -> Result<(Quality, Downstream)> {
     bench.check_hooks(dictionary)?;
     let rows = bench.batch_rows()?;
-    let mut source = LiveSource { stream: bench.stream()?, model: &bench.lm };
+    let mut source = LiveSource { stream: bench.stream()?, model: &*bench.lm };
     let mut text = bench.tokens()?;
     let q = &mut bench.q;
     let _memory = evaluate::plan_inference(q, dictionary, rows)?;
@@ -206,6 +209,15 @@ fn resume_from(settings: &TrainSettings, start: Start) -> Result<Option<PathBuf>
     if resume.is_some() {
         return Ok(resume);
     }
+    clear_for(root, start)?;
+    Ok(None)
+}
+
+/// Makes room for a new run in `root`.
+///
+/// # Errors
+/// An unfinished run is there and is not to be thrown away.
+pub(super) fn clear_for(root: &Path, start: Start) -> Result<()> {
     match (start, snapshot::latest(root)?) {
         (Start::Fresh, Some(unfinished)) => {
             let what = format!(
@@ -215,13 +227,13 @@ fn resume_from(settings: &TrainSettings, start: Start) -> Result<Option<PathBuf>
             );
             Err(Error::setting("trainer.exp_result_path", what))
         }
-        (Start::Overwrite, Some(_)) => snapshot::clear(root).map(|()| None),
-        _ => Ok(None),
+        (Start::Overwrite, Some(_)) => snapshot::clear(root),
+        _ => Ok(()),
     }
 }
 
 /// The dictionary to train, and whether it is new.
-fn dictionary(q: &mut Queue, settings: &TrainSettings) -> Result<(Box<dyn Dictionary>, bool)> {
+pub(super) fn dictionary(q: &mut Queue, settings: &TrainSettings) -> Result<(Box<dyn Dictionary>, bool)> {
     match &settings.sae {
         // Training goes on in the normalised space, so nothing is folded on loading.
         DictionaryChoice::Pretrained(p) => Ok((load_pretrained(q, p, false)?.dictionary, false)),
@@ -242,16 +254,17 @@ fn dictionary(q: &mut Queue, settings: &TrainSettings) -> Result<(Box<dyn Dictio
 }
 
 /// What a resumed run must share with the one it continues.
-fn identity(settings: &TrainSettings, dictionary: &dyn Dictionary) -> Value {
+pub(super) fn identity(settings: &TrainSettings, dictionary: &DictionarySettings) -> Value {
     json!({
         "trainer": trainer_identity(&settings.trainer),
-        "sae": dictionary.settings(),
-        "data": {
-            "activation_factory": settings.activation_factory,
-            "datasets": settings.datasets,
-            "model": settings.model,
-        },
+        "sae": dictionary,
+        "data": data_identity(settings, &settings.activation_factory),
     })
+}
+
+/// What decides the batches.
+pub(super) fn data_identity(settings: &TrainSettings, factory: &ActivationFactorySettings) -> Value {
+    json!({ "activation_factory": factory, "datasets": settings.datasets, "model": settings.model })
 }
 
 /// What a checkpoint records beside the dictionary's own settings: how its activations were made.

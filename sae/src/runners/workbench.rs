@@ -22,8 +22,8 @@ use std::{
 pub struct Workbench {
     /// The device's queue.
     pub q: Queue,
-    /// The language model.
-    pub lm: Lm,
+    /// The language model; shared, so that a stream can hold on to it while jobs borrow the rest.
+    pub lm: Arc<Lm>,
     /// Its tokenizer.
     pub tokenizer: Arc<Tokenizer>,
     /// How text becomes contexts.
@@ -53,7 +53,7 @@ impl Workbench {
         let given = SpecialIds { bos: model.bos_token_id, eos: model.eos_token_id, pad: model.pad_token_id };
         let tokenizer = Arc::new(Tokenizer::load(&path, given)?);
         let policy = factory.token_policy(model, tokenizer.special())?;
-        let lm = Lm::load(&mut q, &path, model)?;
+        let lm = Arc::new(Lm::load(&mut q, &path, model)?);
         for hook in &factory.hook_points {
             lm.hook_width(hook)?;
         }

@@ -57,7 +57,7 @@ pub fn apply_override(tree: &mut Value, text: &str) -> Result<()> {
     Ok(())
 }
 
-fn split_key(path: &str) -> Vec<String> {
+pub(super) fn split_key(path: &str) -> Vec<String> {
     let (mut keys, mut key, mut quoted) = (Vec::new(), String::new(), false);
     for c in path.chars() {
         match c {

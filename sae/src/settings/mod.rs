@@ -11,6 +11,7 @@ mod initializer;
 mod load;
 mod model;
 mod steps;
+mod sweep;
 mod train;
 mod trainer;
 pub use activations::{
@@ -23,6 +24,7 @@ pub use initializer::{BiasInit, InitializerSettings};
 pub use load::{apply_override, from_tree, load, read_tree};
 pub use model::{LanguageModelBackend, LanguageModelSettings};
 pub use steps::Steps;
+pub use sweep::{SweepMember, SweepSettings};
 pub use train::{
     EvalSettings, EvaluateSettings, MongoSettings, TrainSettings, WandbResume, WandbSettings, required_model,
 };

@@ -16,7 +16,7 @@ use lm_saes_runtime::{Arena, MapKind, Queue, ReduceKind, View};
 use std::collections::BTreeMap;
 
 /// Batches whose norms are averaged.
-const NORM_BATCHES: usize = 8;
+pub const NORM_BATCHES: usize = 8;
 /// Rows the search compares norms on. The same rows for every norm, so that a thousand decide as well as a batch.
 const SEARCH_ROWS: usize = 1024;
 

@@ -26,10 +26,24 @@ pub struct Progress {
     pub lr: f64,
 }
 
+/// How far one member of a sweep is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MemberProgress<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its figures; tokens a second are those of the stream.
+    pub progress: Progress,
+}
+
 /// Watches training. Every method has an empty default.
 pub trait Observer {
     /// A step was done. `Break` ends training after a snapshot.
     fn step(&mut self, _progress: &Progress) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+    /// A sweep trained on one more batch; these members are still in training or have just ended. `Break` ends the sweep after
+    /// a snapshot. [`Observer::step`] and [`Observer::record`] are not called in sweeps.
+    fn members(&mut self, _members: &[MemberProgress<'_>]) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
     /// A record was handed to the trackers.

@@ -28,6 +28,11 @@ impl<'a> Replay<'a> {
     pub fn new(held: Vec<Batch>, source: &'a mut dyn BatchSource) -> Self {
         Self { held: held.into(), cached: false, source }
     }
+
+    /// The batches not given back yet.
+    pub fn into_held(self) -> Vec<Batch> {
+        self.held.into()
+    }
 }
 
 impl BatchSource for Replay<'_> {

@@ -18,7 +18,6 @@ use std::{
 
 const STATE: &str = "trainer.json";
 const MOMENTS: &str = "optimizer.safetensors";
-const STREAM: &str = "stream.safetensors";
 
 /// Contents of `trainer.json`.
 #[derive(Serialize, Deserialize)]
@@ -35,8 +34,8 @@ struct Saved {
 }
 
 impl Trainer {
-    /// Writes the complete state of the run into `dir`: dictionary, moments, stream, and the rest as JSON.
-    pub fn save(&self, q: &mut Queue, source: &dyn BatchSource, identity: &Value, dir: &Path) -> Result<()> {
+    /// Writes the complete state of the run but for its stream into `dir`: dictionary, moments, and the rest as JSON.
+    pub fn save(&self, q: &mut Queue, identity: &Value, dir: &Path) -> Result<()> {
         // Always in full precision, whatever the final weights will be stored as.
         checkpoint::save(q, &*self.dictionary, dir, DTypeName::F32, &Map::new())?;
         let moments = self.parts.optimizer.moments();
@@ -51,7 +50,6 @@ impl Trainer {
             let t = if i % 2 == 0 { &moments[i / 2].m } else { &moments[i / 2].v };
             Ok(Cow::Owned(q.download(t)?))
         })?;
-        source.save_state(q, &dir.join(STREAM))?;
         let window = self.parts.window.as_ref().map(|w| w.save(q)).transpose()?;
         let since = self.parts.dead.as_ref().map(|d| q.download(&d.since)).transpose()?;
         let saved = Saved {
@@ -79,15 +77,18 @@ impl Trainer {
         identity: &Value,
         dir: &Path,
     ) -> Result<bool> {
-        let path = dir.join(STATE);
-        let saved: Saved = snapshot::read_json(&path)?;
-        for room in ["trainer", "sae"] {
-            if let Some((key, was, is)) = difference(room, &saved.identity[room], &parsed(&identity[room])) {
-                let what =
-                    format!("is {is}, but the run in {} had {was}; set it back to resume", dir.display());
-                return Err(Error::setting(key, what));
-            }
+        let saved = self.restore_own(q, identity, dir)?;
+        let same_data = saved["data"] == parsed(&identity["data"]);
+        if same_data {
+            source.load_state(q, &dir.join(snapshot::STREAM))?;
         }
+        Ok(same_data)
+    }
+
+    /// [`Trainer::restore`] without the stream; returns the identity saved.
+    pub(crate) fn restore_own(&mut self, q: &mut Queue, identity: &Value, dir: &Path) -> Result<Value> {
+        let saved: Saved = snapshot::read_json(&dir.join(STATE))?;
+        check_identity(&saved.identity, identity, dir)?;
         checkpoint::load_weights(q, &mut *self.dictionary, &dir.join(checkpoint::WEIGHTS), true)?;
         self.restore_moments(q, &dir.join(MOMENTS), &saved.updates)?;
         if let (Some(window), Some(saved)) = (&mut self.parts.window, &saved.window) {
@@ -97,11 +98,7 @@ impl Trainer {
             q.upload(since, &mut dead.since)?;
         }
         (self.step, self.tokens) = (saved.step, saved.tokens);
-        let same_data = saved.identity["data"] == parsed(&identity["data"]);
-        if same_data {
-            source.load_state(q, &dir.join(STREAM))?;
-        }
-        Ok(same_data)
+        Ok(saved.identity)
     }
 
     fn restore_moments(&mut self, q: &mut Queue, path: &Path, updates: &[(String, u64)]) -> Result<()> {
@@ -118,6 +115,7 @@ impl Trainer {
         Ok(())
     }
 }
+
 /// The snapshot a run should continue from: the one named, or the newest below the result path.
 pub fn resume_point(settings: &TrainerSettings, resume: bool) -> Result<Option<PathBuf>> {
     if let Some(path) = &settings.from_pretrained_path {
@@ -130,13 +128,24 @@ pub fn resume_point(settings: &TrainerSettings, resume: bool) -> Result<Option<P
     if resume { snapshot::latest(&settings.exp_result_path) } else { Ok(None) }
 }
 
+/// Makes sure that what decides the weights is as it was in the run saved in `dir`.
+pub(super) fn check_identity(saved: &Value, identity: &Value, dir: &Path) -> Result<()> {
+    for room in ["trainer", "sae"] {
+        if let Some((key, was, is)) = difference(room, &saved[room], &parsed(&identity[room])) {
+            let what = format!("is {is}, but the run in {} had {was}; set it back to resume", dir.display());
+            return Err(Error::setting(key, what));
+        }
+    }
+    Ok(())
+}
+
 /// As it will look when read back: text does not keep every float to the last bit.
-fn parsed(value: &Value) -> Value {
+pub(super) fn parsed(value: &Value) -> Value {
     serde_json::from_str(&value.to_string()).unwrap_or(Value::Null)
 }
 
 /// The first key in which two trees differ, with both values.
-fn difference(key: &str, was: &Value, is: &Value) -> Option<(String, Value, Value)> {
+pub(crate) fn difference(key: &str, was: &Value, is: &Value) -> Option<(String, Value, Value)> {
     match (was, is) {
         (Value::Object(a), Value::Object(b)) => {
             a.keys().chain(b.keys().filter(|k| !a.contains_key(*k))).find_map(|k| {

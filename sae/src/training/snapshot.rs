@@ -9,6 +9,8 @@ use std::{
 
 const FOLDER: &str = "checkpoints";
 const PREFIX: &str = "step_";
+/// State of the stream in a full snapshot.
+pub const STREAM: &str = "stream.safetensors";
 
 /// Folder of the weight and full snapshots below the result path.
 pub fn folder(root: &Path) -> PathBuf {

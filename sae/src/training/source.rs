@@ -47,15 +47,57 @@ impl BatchSource for LiveSource<'_> {
     }
 }
 
+/// Memory to scale the rows of one hook point at a time.
+pub struct Scaler {
+    /// `[R, 1]`.
+    factors: Tensor,
+    scratch: normalise::Scratch,
+}
+
+impl Scaler {
+    /// For up to `rows` rows.
+    pub fn plan(arena: &mut Arena, rows: usize) -> Result<Self> {
+        Ok(Self {
+            factors: arena.tensor("normalisation factors", rows, 1, DType::F32)?,
+            scratch: normalise::Scratch::plan(arena, rows)?,
+        })
+    }
+
+    /// Scales `acts` in place, in runs of `context` rows where the batch has contexts.
+    pub fn in_place(
+        &mut self,
+        q: &mut Queue,
+        scaling: &Scaling,
+        context: Option<usize>,
+        acts: &mut Tensor,
+    ) -> Result<()> {
+        let rows = 0..acts.rows();
+        scaling.factors(q, acts.view(), context, &mut self.scratch, self.factors.rows_mut(rows.clone()))?;
+        normalise::normalise_in_place(q, self.factors.rows_view(rows), acts.view_mut())
+    }
+
+    /// Scales `acts` into the first rows of `out`; they stay raw.
+    pub fn copy(
+        &mut self,
+        q: &mut Queue,
+        scaling: &Scaling,
+        context: Option<usize>,
+        acts: &Tensor,
+        out: &mut Tensor,
+    ) -> Result<()> {
+        let rows = 0..acts.rows();
+        scaling.factors(q, acts.view(), context, &mut self.scratch, self.factors.rows_mut(rows.clone()))?;
+        normalise::normalise(q, acts.view(), self.factors.rows_view(rows.clone()), out.rows_mut(rows))
+    }
+}
+
 /// Memory of one batch's input beside its activations.
 pub struct InputBuffers {
     /// `[1, R]` u8.
     mask: Tensor,
     /// `[R, 1]`.
     weight: Tensor,
-    /// `[R, 1]`, factors of one hook point at a time.
-    factors: Tensor,
-    scratch: normalise::Scratch,
+    scaler: Scaler,
     rows: usize,
 }
 
@@ -65,8 +107,7 @@ impl InputBuffers {
         Ok(Self {
             mask: arena.tensor("mask", 1, rows, DType::U8)?,
             weight: arena.tensor("row weights", rows, 1, DType::F32)?,
-            factors: arena.tensor("normalisation factors", rows, 1, DType::F32)?,
-            scratch: normalise::Scratch::plan(arena, rows)?,
+            scaler: Scaler::plan(arena, rows)?,
             rows,
         })
     }
@@ -83,6 +124,21 @@ impl InputBuffers {
         hook_points: &[String],
         batch: &mut Batch,
     ) -> Result<Vec<f32>> {
+        self.check(batch)?;
+        let needed = needed(dictionary);
+        for (hook_point, acts) in hook_points.iter().zip(&mut batch.acts) {
+            if !needed.contains(hook_point) {
+                continue;
+            }
+            let scaling = Scaling::of(dictionary, hook_point)?;
+            if scaling.constant() != Some(1.0) {
+                self.scaler.in_place(q, &scaling, batch.contexts.map(|(_, len)| len), acts)?;
+            }
+        }
+        self.load_rows(q, batch)
+    }
+
+    fn check(&self, batch: &Batch) -> Result<()> {
         let rows = batch.rows();
         if rows > self.rows || batch.n_valid == 0 {
             let what = format!(
@@ -91,20 +147,13 @@ impl InputBuffers {
             );
             return Err(Error::Data { what });
         }
-        let needed = needed(dictionary);
-        for (hook_point, acts) in hook_points.iter().zip(&mut batch.acts) {
-            if !needed.contains(hook_point) {
-                continue;
-            }
-            let scaling = Scaling::of(dictionary, hook_point)?;
-            if scaling.constant() == Some(1.0) {
-                continue;
-            }
-            let context = batch.contexts.map(|(_, len)| len);
-            let factors = self.factors.rows_mut(0..rows);
-            scaling.factors(q, acts.view(), context, &mut self.scratch, factors)?;
-            normalise::normalise_in_place(q, self.factors.rows_view(0..rows), acts.view_mut())?;
-        }
+        Ok(())
+    }
+
+    /// Mask and weights alone, for activations that were normalised elsewhere.
+    pub fn load_rows(&mut self, q: &mut Queue, batch: &Batch) -> Result<Vec<f32>> {
+        self.check(batch)?;
+        let rows = batch.rows();
         let share = 1.0 / batch.n_valid as f32;
         let weight: Vec<f32> = batch.mask.iter().map(|&m| if m != 0 { share } else { 0.0 }).collect();
         q.upload(&weight, self.weight.rows_mut(0..rows))?;
@@ -119,21 +168,32 @@ impl InputBuffers {
         hook_points: &[String],
         batch: &'a Batch,
     ) -> Result<StepInput<'a>> {
+        self.input_of(dictionary, hook_points, &views(batch), batch)
+    }
+
+    /// The same from normalised activations `acts` in the order of `hook_points`; `batch` says what its rows are.
+    pub fn input_of<'a>(
+        &'a self,
+        dictionary: &dyn Dictionary,
+        hook_points: &[String],
+        acts: &[View<'a>],
+        batch: &Batch,
+    ) -> Result<StepInput<'a>> {
         let rows = batch.rows();
         Ok(StepInput {
-            inputs: select(&dictionary.hook_points_in(), hook_points, batch)?,
-            labels: select(&dictionary.hook_points_out(), hook_points, batch)?,
+            inputs: select(&dictionary.hook_points_in(), hook_points, acts)?,
+            labels: select(&dictionary.hook_points_out(), hook_points, acts)?,
             context: batch.contexts.map(|(_, len)| len),
             mask: batch.has_masked().then(|| self.mask.view().slice_cols(0..rows)),
             weight: self.weight.rows_view(0..rows),
             n_tokens: batch.n_valid,
         })
     }
+}
 
-    /// Factors of the hook point loaded last, `[rows, 1]`.
-    pub fn factors(&self, rows: usize) -> View<'_> {
-        self.factors.rows_view(0..rows)
-    }
+/// The activations of a batch.
+pub fn views(batch: &Batch) -> Vec<View<'_>> {
+    batch.acts.iter().map(Tensor::view).collect()
 }
 
 /// Every hook point a dictionary reads or reconstructs, once.
@@ -147,10 +207,10 @@ pub fn needed(dictionary: &dyn Dictionary) -> Vec<String> {
     all
 }
 
-fn select<'a>(wanted: &[String], hook_points: &[String], batch: &'a Batch) -> Result<Vec<View<'a>>> {
+fn select<'a>(wanted: &[String], hook_points: &[String], acts: &[View<'a>]) -> Result<Vec<View<'a>>> {
     let find = |h: &String| {
         let at = hook_points.iter().position(|p| p == h);
-        at.and_then(|i| batch.acts.get(i)).map(Tensor::view).ok_or_else(|| {
+        at.and_then(|i| acts.get(i)).copied().ok_or_else(|| {
             let what =
                 format!("must contain {h:?}, which the dictionary needs; it has {}", hook_points.join(", "));
             Error::setting("activation_factory.hook_points", what)

@@ -7,7 +7,7 @@ use super::{
     optimizer::{GradientNorms, Optimizer},
     schedules::Schedules,
     snapshot,
-    source::{BatchSource, InputBuffers},
+    source::{self, BatchSource, InputBuffers},
     trackers::{Record, Tracker},
 };
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     dictionary::{Coefficients, DeadFeatures, Dictionary, LossTerms, checkpoint},
     settings::TrainerSettings,
 };
-use lm_saes_runtime::{Arena, DType, Queue, Tensor};
+use lm_saes_runtime::{Arena, DType, Queue, View};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
@@ -172,22 +172,48 @@ impl Trainer {
     /// # Errors
     /// [`Error::NonFinite`] when loss or gradients are not finite.
     pub fn step(&mut self, q: &mut Queue, hook_points: &[String], batch: &mut Batch) -> Result<StepReport> {
+        let weight = self.parts.buffers.load(q, &*self.dictionary, hook_points, batch)?;
+        self.step_on(q, hook_points, &source::views(batch), batch, &weight)
+    }
+
+    /// One step on activations that were normalised elsewhere, in the order of `hook_points`; `batch` says what its rows are.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn step_normalised(
+        &mut self,
+        q: &mut Queue,
+        hook_points: &[String],
+        acts: &[View<'_>],
+        batch: &Batch,
+    ) -> Result<StepReport> {
+        let weight = self.parts.buffers.load_rows(q, batch)?;
+        self.step_on(q, hook_points, acts, batch, &weight)
+    }
+
+    fn step_on(
+        &mut self,
+        q: &mut Queue,
+        hook_points: &[String],
+        acts: &[View<'_>],
+        batch: &Batch,
+        weight: &[f32],
+    ) -> Result<StepReport> {
         let (s, tokens_before) = (self.step, self.tokens);
         let coefficients = self.coefficients(s);
         let lr = self.settings.lr * self.schedules.lr.factor(s);
         let lr = (lr, lr * self.settings.jumprelu_lr_factor);
         let Parts { buffers, optimizer, window, dead } = &mut self.parts;
         let dictionary = &mut *self.dictionary;
-        let weight = buffers.load(q, dictionary, hook_points, batch)?;
-        let input = buffers.input(dictionary, hook_points, batch)?;
+        let input = buffers.input_of(dictionary, hook_points, acts, batch)?;
         let terms = dictionary.train_step(q, &input, &self.loss, coefficients, dead.as_mut())?;
         if !terms.loss.is_finite() {
-            let what = blame(q, hook_points, batch)?;
+            let what = blame(q, hook_points, acts)?;
             return Err(Error::NonFinite { step: s + 1, what, hint: String::new() });
         }
         let mut quality = None;
         if let Some(window) = window {
-            window.observe(q, dictionary, &input, &weight)?;
+            window.observe(q, dictionary, &input, weight)?;
             window.losses(q, dictionary, &terms)?;
             quality = Some(window.last());
         }
@@ -210,7 +236,7 @@ impl Trainer {
             t.start(self.step)?;
         }
         let began = (Instant::now(), self.step, self.tokens);
-        while self.step < self.schedules.total_steps {
+        while !self.is_complete() {
             let Some(mut batch) = fit.source.next(q)? else {
                 self.snapshot(q, &mut fit)?;
                 return Ok(Ended::EndOfStream);
@@ -222,8 +248,11 @@ impl Trainer {
             let report = self.step(q, fit.source.hook_points(), &mut batch).map_err(|e| self.with_hint(e))?;
             drop(batch);
             let flow = fit.observer.step(&self.progress(&report, began));
-            self.after_step(q, &mut fit, &report)?;
-            if flow.is_break() && self.step < self.schedules.total_steps {
+            self.after_step(q, fit.trackers, fit.evaluate.as_deref_mut(), fit.observer, &report)?;
+            if self.snapshot_due() {
+                self.snapshot(q, &mut fit)?;
+            }
+            if flow.is_break() && !self.is_complete() {
                 self.snapshot(q, &mut fit)?;
                 return Ok(Ended::Stopped);
             }
@@ -232,32 +261,44 @@ impl Trainer {
         Ok(Ended::Complete)
     }
 
-    /// Records, evaluation and snapshots that are due.
-    fn after_step(&mut self, q: &mut Queue, fit: &mut Fit<'_>, report: &StepReport) -> Result<()> {
+    /// Records, evaluation and weight snapshots that are due.
+    pub(super) fn after_step(
+        &mut self,
+        q: &mut Queue,
+        trackers: &mut [Box<dyn Tracker>],
+        evaluate: Option<&mut Evaluate<'_>>,
+        observer: &mut dyn Observer,
+        report: &StepReport,
+    ) -> Result<()> {
         let mut values = Vec::new();
         if self.step.is_multiple_of(self.settings.log_frequency) {
             values.extend(self.record(q, report)?);
         }
-        if let Some(evaluate) =
-            fit.evaluate.as_mut().filter(|_| self.step.is_multiple_of(self.settings.eval_frequency))
-        {
+        if let Some(evaluate) = evaluate.filter(|_| self.step.is_multiple_of(self.settings.eval_frequency)) {
             values.extend(evaluate(q, &mut *self.dictionary)?);
         }
         if !values.is_empty() {
             let record = Record { step: self.step, tokens: self.tokens, values };
-            fit.trackers.iter_mut().try_for_each(|t| t.record(&record))?;
-            fit.observer.record(&record);
+            trackers.iter_mut().try_for_each(|t| t.record(&record))?;
+            observer.record(&record);
         }
         if self.schedules.checkpoints.contains(&self.step) {
             let file =
                 snapshot::folder(&self.settings.exp_result_path).join(format!("{}.safetensors", self.step));
             checkpoint::save_weights(q, &*self.dictionary, &file, self.dictionary.settings().dtype())?;
         }
-        let due = self.settings.snapshot_frequency;
-        if due > 0 && self.step.is_multiple_of(due) && self.step < self.schedules.total_steps {
-            self.snapshot(q, fit)?;
-        }
         Ok(())
+    }
+
+    /// Whether a full snapshot belongs after the last step.
+    pub(super) fn snapshot_due(&self) -> bool {
+        let due = self.settings.snapshot_frequency;
+        due > 0 && self.step.is_multiple_of(due) && !self.is_complete()
+    }
+
+    /// Whether all steps are done.
+    pub fn is_complete(&self) -> bool {
+        self.step >= self.schedules.total_steps
     }
 
     fn record(&mut self, q: &mut Queue, report: &StepReport) -> Result<Vec<(String, f64)>> {
@@ -274,7 +315,11 @@ impl Trainer {
         Ok(values)
     }
 
-    fn progress(&self, report: &StepReport, (start, step, tokens): (Instant, u64, u64)) -> Progress {
+    pub(super) fn progress(
+        &self,
+        report: &StepReport,
+        (start, step, tokens): (Instant, u64, u64),
+    ) -> Progress {
         let seconds = start.elapsed().as_secs_f64().max(1e-9);
         let done = (self.step - step).max(1) as f64;
         let left = (self.schedules.total_steps - self.step) as f64;
@@ -311,7 +356,8 @@ impl Trainer {
     fn snapshot(&mut self, q: &mut Queue, fit: &mut Fit<'_>) -> Result<()> {
         let root = self.settings.exp_result_path.clone();
         let path = snapshot::write(&root, self.step, self.settings.snapshots_kept, |dir| {
-            self.save(q, fit.source, fit.identity, dir)
+            self.save(q, fit.identity, dir)?;
+            fit.source.save_state(q, &dir.join(snapshot::STREAM))
         })?;
         fit.observer.snapshot(&path);
         Ok(())
@@ -355,15 +401,11 @@ fn parts(
 }
 
 /// What a loss that is not finite came from: activations, or the step itself.
-fn blame(q: &mut Queue, hook_points: &[String], batch: &Batch) -> Result<String> {
-    for (hook_point, acts) in hook_points.iter().zip(&batch.acts) {
-        if has_non_finite(q, acts)? {
+fn blame(q: &mut Queue, hook_points: &[String], acts: &[View<'_>]) -> Result<String> {
+    for (hook_point, acts) in hook_points.iter().zip(acts) {
+        if q.download::<f32>(*acts)?.iter().any(|v| !v.is_finite()) {
             return Ok(format!("the activation of {hook_point}"));
         }
     }
     Ok("the loss".into())
-}
-
-fn has_non_finite(q: &mut Queue, t: &Tensor) -> Result<bool> {
-    Ok(q.download::<f32>(t)?.iter().any(|v| !v.is_finite()))
 }
