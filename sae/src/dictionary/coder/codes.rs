@@ -106,19 +106,14 @@ impl SparseCodes {
         t.view_mut().slice_cols(0..self.len()).reshaped(rows, cols)
     }
 
-    /// Rows `r`, with other values, one for each entry of all rows.
-    pub fn rows_with<'a>(&'a self, vals: &'a Tensor, r: Range<usize>) -> SparseView<'a> {
-        let n = self.n;
-        match &self.ragged {
-            Some((ptr, _)) => {
-                let ptr = Some(ptr.view().slice_cols(r.start..r.end + 1));
-                SparseView { vals: self.like(vals), idx: self.like(&self.idx), ptr, n }
-            }
-            None => {
-                let (vals, idx) = (self.like(vals).slice_rows(r.clone()), self.like(&self.idx).slice_rows(r));
-                SparseView { vals, idx, ptr: None, n }
-            }
-        }
+    /// Rows `r`, to look at.
+    pub fn window(&self, r: Range<usize>) -> Window<'_> {
+        Window { codes: self, r }
+    }
+
+    /// All rows.
+    pub fn all(&self) -> Window<'_> {
+        self.window(0..self.rows)
     }
 
     /// Values and columns of these rows, for a selection of fixed k.
@@ -140,6 +135,52 @@ impl SparseCodes {
             ptr.view_mut().slice_cols(0..rows + 1),
             thr,
         ))
+    }
+}
+
+/// Some rows of codes. Buffers with one value for each entry begin with the window's where every row has k entries;
+/// otherwise entries keep the places they have among those of all rows, and the others are not defined.
+pub(crate) struct Window<'a> {
+    codes: &'a SparseCodes,
+    r: Range<usize>,
+}
+
+impl Window<'_> {
+    pub fn rows(&self) -> Range<usize> {
+        self.r.clone()
+    }
+
+    pub fn view(&self) -> SparseView<'_> {
+        let all = self.codes.view();
+        match all.ptr {
+            Some(ptr) => SparseView { ptr: Some(ptr.slice_cols(self.r.start..self.r.end + 1)), ..all },
+            None => SparseView {
+                vals: all.vals.slice_rows(self.r.clone()),
+                idx: all.idx.slice_rows(self.r.clone()),
+                ..all
+            },
+        }
+    }
+
+    /// The same columns with other values.
+    pub fn with<'a>(&'a self, vals: &'a Tensor) -> SparseView<'a> {
+        SparseView { vals: self.like(vals), ..self.view() }
+    }
+
+    fn shape(&self) -> (usize, usize) {
+        if self.codes.ragged.is_some() { (1, self.codes.len()) } else { (self.r.len(), self.codes.k) }
+    }
+
+    /// A buffer with one value for each entry, shaped like the values.
+    pub fn like<'a>(&self, t: &'a Tensor) -> View<'a> {
+        let (rows, cols) = self.shape();
+        t.view().slice_cols(0..rows * cols).reshaped(rows, cols)
+    }
+
+    /// [`Window::like`], to write.
+    pub fn like_mut<'a>(&self, t: &'a mut Tensor) -> ViewMut<'a> {
+        let (rows, cols) = self.shape();
+        t.view_mut().slice_cols(0..rows * cols).reshaped(rows, cols)
     }
 }
 

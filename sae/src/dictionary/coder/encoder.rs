@@ -17,9 +17,10 @@ pub(crate) trait Encoder: Send {
     fn buffers(&self) -> Vec<Buffer> {
         Vec::new()
     }
-    /// Most rows that may have to be encoded together: the longest context, for an encoder that looks at other positions.
-    fn most_joined(&self) -> usize {
-        1
+    /// For an encoder that joins rows, such as attention: most rows that may have to be encoded together, the longest context.
+    /// Its gradients are asked for dense, block by block.
+    fn most_joined(&self) -> Option<usize> {
+        None
     }
     /// Called before a pass over `rows` rows in contexts of `context` rows (`None`: single tokens). Returns how many rows are
     /// encoded together: every block given to the other methods is a multiple of it.
@@ -30,7 +31,11 @@ pub(crate) trait Encoder: Send {
     fn plan(&mut self, arena: &mut Arena, block: usize, training: bool) -> Result<()>;
     /// Pre-activations of a block, `x [B, d]`, `h [B, S]` (`=`).
     fn hidden(&mut self, q: &mut Queue, x: View<'_>, h: ViewMut<'_>) -> Result<()>;
-    /// Gradients from `dh [B, S]` of the block last given to [`Encoder::hidden`]: `= beta·old + …`. `spare [B, S]` is overwritten.
+    /// Brings back what gradients need of a block whose pre-activations are known; only asked of an encoder that joins rows.
+    fn recall(&mut self, _q: &mut Queue, _x: View<'_>) -> Result<()> {
+        Ok(())
+    }
+    /// Gradients from `dh [B, S]` of the block last given to [`Encoder::hidden`] or [`Encoder::recall`]: `= beta·old + …`. `spare [B, S]` is overwritten.
     fn dense_grads(
         &mut self,
         q: &mut Queue,
@@ -40,16 +45,18 @@ pub(crate) trait Encoder: Send {
         beta: f32,
     ) -> Result<()>;
     /// Gradients from `slots.dcodes`, one value for each entry of `codes` of the whole pass, grouped by column:
-    /// `= beta·old + …`. `ones [B, 1]`; the rest of `slots` may be overwritten.
+    /// `= beta·old + …`. `ones [B, 1]`; the rest of `slots` may be overwritten. Not asked of an encoder that joins rows.
     fn sparse_grads(
         &mut self,
-        q: &mut Queue,
-        x: View<'_>,
-        codes: &SparseCodes,
-        slots: &mut Slots,
-        ones: View<'_>,
-        beta: f32,
-    ) -> Result<()>;
+        _q: &mut Queue,
+        _x: View<'_>,
+        _codes: &SparseCodes,
+        _slots: &mut Slots,
+        _ones: View<'_>,
+        _beta: f32,
+    ) -> Result<()> {
+        Err(Error::Data { what: "sparse gradients of an encoder that takes them dense".into() })
+    }
     /// Whether the encoder has activations of its own beside the pre-activations; see [`Side`].
     fn has_side(&self) -> bool {
         false

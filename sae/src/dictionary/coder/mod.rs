@@ -11,6 +11,7 @@ mod dense;
 mod encoder;
 mod fold;
 mod init;
+mod joined;
 mod levels;
 mod loss;
 mod sparse;
@@ -253,7 +254,9 @@ impl Coder {
                 target::prepare(q, l0, theta, input.weight, window)?;
             }
         }
-        if self.settings.act_fn().has_k() {
+        if self.settings.act_fn().has_k() && self.encoder.most_joined().is_some() {
+            self.step_joined(q, input, settings, c, &mut parts, dead)?;
+        } else if self.settings.act_fn().has_k() {
             self.step_sparse(q, input, settings, c, &mut parts, dead)?;
         } else {
             self.step_dense(q, input, settings, c, &mut parts, dead)?;

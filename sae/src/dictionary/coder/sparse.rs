@@ -3,7 +3,7 @@
 
 use super::{
     Coder, Decoder, Encoder,
-    codes::{Slots, SparseCodes},
+    codes::{Slots, SparseCodes, Window},
     dead as dead_features, grad,
     loss::{self, Parts},
     work::{Aux, Path, Store, Train, Work, blocks, mixed_up},
@@ -60,10 +60,7 @@ impl Coder {
         let (x, rows) = (input.inputs[0], input.inputs[0].rows());
         self.select_sparse(q, x, c.k)?;
         if let Some(dead) = dead {
-            let Store::Sparse(codes) = &self.work.codes else { return Err(mixed_up()) };
-            q.fill(&mut dead.fired, 0.0)?;
-            q.activity_sparse(codes.view(), input.mask, &mut dead.fired)?;
-            parts.dead = dead_features::count(&dead_features::age(q, dead, input.n_tokens, parts.auxk)?);
+            parts.dead = self.age_sparse(q, input, dead, parts.auxk)?;
             if parts.dead > 0 {
                 self.forward_dead(q, x, parts.dead, dead)?;
             }
@@ -100,23 +97,46 @@ impl Coder {
                 loss::bias_grad(q, &mut self.p, levels.first(dy), x, 0..rows)?;
                 levels.decoder_grads(q, &mut self.p, codes, slots, dy)?;
             }
-            None => decoder_grads(q, &mut self.p, codes, slots, dy.rows_view(0..rows), 0.0)?,
+            None => decoder_grads(q, &mut self.p, &codes.all(), slots, dy.rows_view(0..rows), 0.0)?,
+        }
+        if parts.quad() {
+            mean_activity(q, t, codes, norms.view(), settings, c.l1)?;
         }
         if let Some(kind) = parts.sparsity {
-            penalise(q, t, codes, norms.view(), settings, kind, c.l1, rows)?;
+            penalise(q, t, &codes.all(), norms.view(), settings, kind)?;
         }
         let Train { path: Path::Sparse(slots), ones, aux, .. } = &mut *t else { return Err(mixed_up()) };
         let ones = ones.rows_view(0..rows);
         self.encoder.sparse_grads(q, x, codes, slots, ones, 0.0)?;
         if let (Some(_), Some(Aux { codes: Store::Sparse(codes), e_hat, .. })) = (with_aux, aux) {
-            decoder_grads(q, &mut self.p, codes, slots, e_hat.rows_view(0..rows), 1.0)?;
+            decoder_grads(q, &mut self.p, &codes.all(), slots, e_hat.rows_view(0..rows), 1.0)?;
             self.encoder.sparse_grads(q, x, codes, slots, ones, 1.0)?;
         }
         Ok(())
     }
 
+    /// Counts activity and ages; the number of dead features, where `needed`.
+    pub(super) fn age_sparse(
+        &mut self,
+        q: &mut Queue,
+        input: &StepInput<'_>,
+        dead: &mut DeadFeatures,
+        needed: bool,
+    ) -> Result<usize> {
+        let Store::Sparse(codes) = &self.work.codes else { return Err(mixed_up()) };
+        q.fill(&mut dead.fired, 0.0)?;
+        q.activity_sparse(codes.view(), input.mask, &mut dead.fired)?;
+        Ok(dead_features::count(&dead_features::age(q, dead, input.n_tokens, needed)?))
+    }
+
     /// The best dead features of `x [B, d]` and what they reconstruct, without bias.
-    fn forward_dead(&mut self, q: &mut Queue, x: View<'_>, n: usize, dead: &DeadFeatures) -> Result<()> {
+    pub(super) fn forward_dead(
+        &mut self,
+        q: &mut Queue,
+        x: View<'_>,
+        n: usize,
+        dead: &DeadFeatures,
+    ) -> Result<()> {
         let gated = self.gated();
         // The best dead features, wherever they are.
         let rank = Rank { groups: 1, ..self.rank(1) };
@@ -172,10 +192,10 @@ fn decode(q: &mut Queue, p: &Decoder, codes: &SparseCodes, x: View<'_>, y_hat: &
 }
 
 /// Groups the codes by column; `dW_D = beta·old + fᵀ·dy`; `slots.dcodes = dy·W_Dᵀ` at the entries (`=`).
-fn decoder_grads(
+pub(super) fn decoder_grads(
     q: &mut Queue,
     p: &mut Decoder,
-    codes: &SparseCodes,
+    codes: &Window<'_>,
     slots: &mut Slots,
     dy: View<'_>,
     beta: f32,
@@ -187,38 +207,42 @@ fn decoder_grads(
     Ok(q.sparse_dot(s, &p.w_d.value, dy, codes.like_mut(&mut slots.dcodes))?)
 }
 
-/// Sparsity penalty on `u = f·n`: adds `du·n` to `slots.dcodes` and `Σ du·f` to `t.dn`.
-fn penalise(
+/// First pass of tanh-quad, over the codes of the batch, which are grouped by column already.
+pub(super) fn mean_activity(
     q: &mut Queue,
     t: &mut Train,
     codes: &SparseCodes,
     norms: View<'_>,
     settings: &LossSettings,
-    kind: SparsityLoss,
     l1: f32,
-    rows: usize,
 ) -> Result<()> {
-    let n = norms.cols();
-    if kind == SparsityLoss::TanhQuad {
-        let Train { path: Path::Sparse(slots), ones, quad, .. } = &mut *t else { return Err(mixed_up()) };
-        q.penalty_sparse(
-            codes.view(),
-            loss::tanh_value(settings, norms),
-            None,
-            codes.like_mut(&mut slots.a),
-        )?;
-        let sums = quad.view_mut().reshaped(n, 1);
-        q.sparse_outer(slots.by_column(), codes.like(&slots.a), ones.rows_view(0..rows), sums, 0.0)?;
-        loss::quad_gain(q, t, settings, l1, rows)?;
-    }
+    let (n, rows) = (norms.cols(), codes.all().rows().len());
+    let Train { path: Path::Sparse(slots), ones, quad, .. } = &mut *t else { return Err(mixed_up()) };
+    let tanh = loss::tanh_value(settings, norms);
+    q.penalty_sparse(codes.view(), tanh, None, codes.like_mut(&mut slots.a))?;
+    let sums = quad.view_mut().reshaped(n, 1);
+    q.sparse_outer(slots.by_column(), codes.like(&slots.a), ones.rows_view(0..rows), sums, 0.0)?;
+    loss::quad_gain(q, t, settings, l1, rows)
+}
+
+/// Sparsity penalty on `u = f·n`, of codes last grouped by column: adds `du·n` to `slots.dcodes` and `Σ du·f` to `t.dn`.
+pub(super) fn penalise(
+    q: &mut Queue,
+    t: &mut Train,
+    codes: &Window<'_>,
+    norms: View<'_>,
+    settings: &LossSettings,
+    kind: SparsityLoss,
+) -> Result<()> {
+    let (n, r) = (norms.cols(), codes.rows());
     let Train { path: Path::Sparse(slots), ones, dn, row_penalty, penalty_weight, quad_gain, .. } = t else {
         return Err(mixed_up());
     };
     let Slots { a: du, b: n_at, c: product, dcodes, .. } = &mut *slots;
-    let args = loss::penalty_args(settings, kind, norms, penalty_weight, quad_gain, 0..rows);
-    let out = Some(row_penalty.rows_mut(0..rows));
+    let args = loss::penalty_args(settings, kind, norms, penalty_weight, quad_gain, r.clone());
+    let out = Some(row_penalty.rows_mut(r.clone()));
     q.penalty_sparse(codes.view(), args, out, codes.like_mut(du))?;
-    let ones = ones.rows_view(0..rows);
+    let ones = ones.rows_view(0..r.len());
     q.sparse_dot(codes.view(), norms.reshaped(n, 1), ones, codes.like_mut(n_at))?;
     q.zip(MapKind::Mul, codes.like(du), codes.view().vals, 1.0, 0.0, codes.like_mut(product))?;
     q.zip_in_place(MapKind::Mul, codes.like(n_at), 1.0, 0.0, codes.like_mut(du))?;

@@ -21,20 +21,20 @@ const MOST_BYTES: usize = 256 << 20;
 /// Rows of `[S, d]` held at once while the gradient of the norms is added.
 const PART: usize = 512;
 
-/// Rows encoded at a time: the batch in equal parts within both limits, and at least `joined`. The dense path holds several
-/// such blocks, so its are smaller.
-fn block_rows(cfg: &DictionarySettings, rows: usize, joined: usize) -> usize {
-    let share = if cfg.act_fn().has_k() { 1 } else { 4 };
+/// Rows encoded at a time: the batch in equal parts within both limits, and at least `joined`. Where gradients are dense there
+/// are several such blocks, so they are smaller.
+fn block_rows(cfg: &DictionarySettings, rows: usize, joined: Option<usize>) -> usize {
+    let share = if cfg.act_fn().has_k() && joined.is_none() { 1 } else { 4 };
     let limit = (MOST_BYTES / share / 4 / cfg.d_sae()).clamp(64, MOST_ROWS);
-    rows.div_ceil(rows.div_ceil(limit).max(1)).next_multiple_of(16).max(joined).min(rows)
+    rows.div_ceil(rows.div_ceil(limit).max(1)).next_multiple_of(16).max(joined.unwrap_or(1)).min(rows)
 }
 
 const F32: DType = DType::F32;
 
 /// What encoder and extras ask for.
 pub(super) struct Needs<'a> {
-    /// Most rows encoded together.
-    joined: usize,
+    /// Most rows encoded together, by an encoder that joins rows.
+    joined: Option<usize>,
     side: bool,
     centred: bool,
     widths: &'a [usize],
@@ -85,6 +85,8 @@ pub(super) enum Store {
 pub(super) struct Train {
     /// First ŷ − y, then the gradient of the loss with respect to ŷ; `[rows, d]`.
     pub dy: Tensor,
+    /// Gradient of the pre-activations, dense, of an encoder that joins rows while codes are sparse; `[block, S]`.
+    pub dh: Option<Tensor>,
     /// Squared error of each row.
     pub row_rec: Tensor,
     /// Sparsity penalty of each row.
@@ -245,6 +247,10 @@ impl Train {
         let norm_grad = if loss.sparsity.is_some() || loss.lp { s } else { 0 };
         Ok(Self {
             dy: arena.tensor("gradient of the reconstruction", rows, d, F32)?,
+            dh: match sparse && needs.joined.is_some() {
+                true => Some(arena.tensor("gradient of the pre-activations", block, s, F32)?),
+                false => None,
+            },
             row_rec: arena.tensor("row errors", rows, 1, F32)?,
             row_penalty: arena.tensor("row penalties", rows, 1, F32)?,
             row_lp: arena.tensor("row threshold penalties", rows, 1, F32)?,

@@ -58,11 +58,6 @@ impl Chunk {
         })
     }
 
-    /// Tokens there is room for.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
     /// Queries, keys and values of the contexts last projected, `rows` tokens.
     pub fn projected(&self, rows: usize) -> [View<'_>; 3] {
         [self.query.ready(rows), self.key.ready(rows), self.v.rows_view(0..rows)]

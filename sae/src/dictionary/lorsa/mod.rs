@@ -15,13 +15,13 @@ pub use settings::{LorsaSettings, NormalizationType, PositionalEmbedding};
 use super::{
     ModelAttention, Param, RandomInit,
     checkpoint::Buffer,
-    coder::{Encoder, RandomParts, Slots, SparseCodes, blocks},
+    coder::{Encoder, RandomParts},
     norms_of,
     settings::CommonSettings,
 };
 use crate::{Error, Result, lm::rotary};
 use attend::{Chunk, Heads};
-use lm_saes_runtime::{Arena, DType, MapKind, Queue, Tensor, View, ViewMut};
+use lm_saes_runtime::{Arena, MapKind, Queue, Tensor, View, ViewMut};
 use side::Side;
 
 /// Sizes and constants of the attention.
@@ -68,18 +68,10 @@ impl Geometry {
 pub(super) struct Attention {
     own: LorsaSettings,
     heads: Heads,
-    /// Whether gradients come as sparse codes.
-    sparse: bool,
-    work: Option<Work>,
+    /// Memory of a block, once planned.
+    chunk: Option<Chunk>,
     /// Tokens of a context in the present pass.
     len: usize,
-}
-
-/// Memory of a pass.
-struct Work {
-    chunk: Chunk,
-    /// Gradient of z where it comes as sparse codes, `[block, S]`.
-    dz: Option<Tensor>,
 }
 
 fn not_planned() -> Error {
@@ -116,7 +108,7 @@ impl Attention {
         };
         let (w_v, b_v) = (Param::zeros(q, "W_V", &[s, d])?, Param::zeros(q, "b_V", &[s])?);
         let heads = Heads { geometry, query, key, w_v, b_v, tables };
-        Ok(Self { own: own.clone(), heads, sparse: common.act_fn.has_k(), work: None, len: 0 })
+        Ok(Self { own: own.clone(), heads, chunk: None, len: 0 })
     }
 }
 
@@ -138,8 +130,8 @@ impl Encoder for Attention {
         self.own.buffers()
     }
 
-    fn most_joined(&self) -> usize {
-        self.heads.geometry.n_ctx
+    fn most_joined(&self) -> Option<usize> {
+        Some(self.heads.geometry.n_ctx)
     }
 
     fn begin(&mut self, rows: usize, context: Option<usize>) -> Result<usize> {
@@ -154,18 +146,18 @@ impl Encoder for Attention {
     }
 
     fn plan(&mut self, arena: &mut Arena, block: usize, training: bool) -> Result<()> {
-        let g = &self.heads.geometry;
-        let dz = match training && self.sparse {
-            true => Some(arena.tensor("gradient of z", block, g.n_qk * g.group, DType::F32)?),
-            false => None,
-        };
-        self.work = Some(Work { chunk: Chunk::plan(arena, g, block, training)?, dz });
+        self.chunk = Some(Chunk::plan(arena, &self.heads.geometry, block, training)?);
         Ok(())
     }
 
     fn hidden(&mut self, q: &mut Queue, x: View<'_>, h: ViewMut<'_>) -> Result<()> {
-        let work = self.work.as_mut().ok_or_else(not_planned)?;
-        self.heads.forward(q, x, self.len, &mut work.chunk, h)
+        let chunk = self.chunk.as_mut().ok_or_else(not_planned)?;
+        self.heads.forward(q, x, self.len, chunk, h)
+    }
+
+    fn recall(&mut self, q: &mut Queue, x: View<'_>) -> Result<()> {
+        let chunk = self.chunk.as_mut().ok_or_else(not_planned)?;
+        self.heads.project(q, x, self.len, chunk)
     }
 
     fn dense_grads(
@@ -176,32 +168,8 @@ impl Encoder for Attention {
         _spare: ViewMut<'_>,
         beta: f32,
     ) -> Result<()> {
-        let work = self.work.as_mut().ok_or_else(not_planned)?;
-        self.heads.backward(q, x, self.len, &mut work.chunk, dh, beta)
-    }
-
-    fn sparse_grads(
-        &mut self,
-        q: &mut Queue,
-        x: View<'_>,
-        codes: &SparseCodes,
-        slots: &mut Slots,
-        _ones: View<'_>,
-        beta: f32,
-    ) -> Result<()> {
-        let Some(Work { chunk, dz: Some(dz) }) = &mut self.work else { return Err(not_planned()) };
-        let block = chunk.rows() / self.len * self.len;
-        for r in blocks(x.rows(), block) {
-            let x_block = x.slice_rows(r.clone());
-            if x.rows() > block {
-                // The chunk holds the last contexts only.
-                self.heads.project(q, x_block, self.len, chunk)?;
-            }
-            q.scatter(codes.rows_with(&slots.dcodes, r.clone()), dz.rows_mut(0..r.len()), 0.0)?;
-            let beta = if r.start == 0 { beta } else { 1.0 };
-            self.heads.backward(q, x_block, self.len, chunk, dz.rows_view(0..r.len()), beta)?;
-        }
-        Ok(())
+        let chunk = self.chunk.as_mut().ok_or_else(not_planned)?;
+        self.heads.backward(q, x, self.len, chunk, dh, beta)
     }
 
     fn norms(&mut self, q: &mut Queue) -> Result<Vec<f32>> {
