@@ -191,6 +191,25 @@ fn a_batchtopk_run_with_sparse_adam_resumes_to_the_same_bits() {
 }
 
 #[test]
+fn a_run_with_resampling_and_a_run_with_a_falling_exponent_resume_to_the_same_bits() {
+    let resampling = json!({"resample_frequency": 4, "resample_until": 20, "dead_threshold": 30});
+    same_bits_after_stopping("topk", resampling.clone());
+    let annealed = json!({
+        "sparsity_loss_type": "power-sum", "p_end": 0.3, "n_sparsity_updates": 6, "l1_coefficient": 1e-2,
+    });
+    same_bits_after_stopping("relu", annealed);
+    // The first of them is about something: features died and were resampled.
+    let dir = tempfile::tempdir().unwrap();
+    run("topk", &settings(dir.path(), resampling), &mut Synthetic::new(1000), &mut Silent).unwrap();
+    let log = std::fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap();
+    let last: Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+    let resampled = last.to_string();
+    let count =
+        resampled.split("sparsity/resampled_features\":").nth(1).and_then(|t| t.split([',', '}']).next());
+    assert!(count.and_then(|n| n.parse::<f64>().ok()).is_some_and(|n| n > 0.0), "{resampled}");
+}
+
+#[test]
 fn a_run_cut_off_between_snapshots_goes_back_to_the_last_one() {
     let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let every_four = json!({"snapshot_frequency": 4});

@@ -13,6 +13,8 @@ pub enum Use {
     Shuffle = 2,
     /// The order of the records of a source.
     Records = 3,
+    /// The input a dead feature starts from again.
+    Resample = 4,
 }
 
 fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {

@@ -184,6 +184,26 @@ pub trait Dictionary: Initialise + Send {
     fn z_patterns(&self, _q: &mut Queue, _x: View<'_>, _features: &[usize]) -> Result<Vec<Tensor>> {
         Err(no_attention())
     }
+    /// Activations the sparsity penalty looks at, of the last rows of the step: all rows, unless that would keep what nobody
+    /// else needs.
+    fn penalised(&self) -> Vec<Codes<'_>> {
+        self.codes()
+    }
+    /// Gives feature i a new start at a normalised input and label: an encoder of this norm in the direction of the input, without
+    /// bias, and a decoder of norm 1 in that of the label. Returns the parameters whose row i, or entry i of a vector, was set.
+    fn resample(
+        &mut self,
+        _q: &mut Queue,
+        _i: usize,
+        (_input, _label): (&[f32], &[f32]),
+        _norm: f32,
+    ) -> Result<Vec<String>> {
+        let what = format!(
+            "sae_type {} cannot give dead features a new start; set it to 0",
+            self.settings().sae_type()
+        );
+        Err(Error::setting("trainer.resample_frequency", what))
+    }
     /// Decoder norms `[1, S]`.
     fn decoder_norms(&mut self, q: &mut Queue) -> Result<Vec<f32>>;
     /// Encoder norms `[1, S]`.

@@ -146,6 +146,22 @@ pub struct TrainerSettings {
     pub auxk_detached: bool,
     /// Ours: whether the threshold penalty compares thresholds with gated pre-activations; `false` is the reference system's form.
     pub lp_gated: bool,
+    /// Ours: exponent the `power-sum` penalty falls to from `p` (p-annealing); `None` keeps `p`.
+    pub p_end: Option<f64>,
+    /// Where the exponent begins to fall.
+    pub anneal_start: Steps,
+    /// Where it has arrived.
+    pub anneal_end: Steps,
+    /// In how many steps of equal size.
+    pub n_sparsity_updates: u64,
+    /// Ours: steps after which dead features get a new start from badly reconstructed inputs; 0 is never.
+    pub resample_frequency: u64,
+    /// Where that ends.
+    pub resample_until: Steps,
+    /// Norm of a new encoder, in mean norms of the living ones.
+    pub resample_encoder_scale: f64,
+    /// Seed of the choice of inputs.
+    pub resample_seed: u64,
 }
 
 impl Default for TrainerSettings {
@@ -192,6 +208,14 @@ impl Default for TrainerSettings {
             snapshots_kept: 2,
             auxk_detached: true,
             lp_gated: true,
+            p_end: None,
+            anneal_start: Steps::Count(0),
+            anneal_end: Steps::Fraction(1.0),
+            n_sparsity_updates: 10,
+            resample_frequency: 0,
+            resample_until: Steps::Fraction(0.5),
+            resample_encoder_scale: 0.2,
+            resample_seed: 42,
         }
     }
 }
@@ -228,6 +252,20 @@ impl TrainerSettings {
             let what =
                 "is needed with sparsity_loss_type = target-l0: the active features per token to aim at";
             return bad("target_l0", what);
+        }
+        if let Some(p_end) = self.p_end {
+            if self.sparsity_loss_type != Some(SparsityLoss::PowerSum) {
+                return bad("p_end", "needs sparsity_loss_type = power-sum");
+            }
+            if !(p_end > 0.0 && p_end <= self.p) || self.n_sparsity_updates == 0 {
+                return bad(
+                    "p_end",
+                    "must lie above 0 and not above p, and n_sparsity_updates be at least 1",
+                );
+            }
+        }
+        if !(self.resample_encoder_scale.is_finite() && self.resample_encoder_scale >= 0.0) {
+            return bad("resample_encoder_scale", "must be a number that is not negative");
         }
         if self.log_frequency == 0 || self.eval_frequency == 0 {
             return bad("log_frequency", "must be at least 1, and so must eval_frequency");

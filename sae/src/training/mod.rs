@@ -1,5 +1,6 @@
 //! Initialiser, schedules, optimiser, trainer, metrics, trackers, snapshots.
 
+mod anneal;
 pub mod evaluate;
 mod initializer;
 mod loss;
@@ -7,6 +8,7 @@ pub mod metrics;
 mod observer;
 pub mod optimizer;
 mod replay;
+mod resample;
 mod resume;
 pub mod schedules;
 mod shared_rows;

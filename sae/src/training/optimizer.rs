@@ -80,6 +80,20 @@ impl Optimizer {
         Ok(())
     }
 
+    /// Forgets the moments of row i, or of entry i of a vector, of the parameters with these names.
+    pub fn forget(&mut self, q: &mut Queue, names: &[String], i: usize) -> Result<()> {
+        for s in self.moments.iter_mut().filter(|s| names.contains(&s.name)) {
+            for t in [&mut s.m, &mut s.v] {
+                let part = match t.rows() {
+                    1 => t.view_mut().slice_cols(i..i + 1),
+                    _ => t.rows_mut(i..i + 1),
+                };
+                q.fill(part, 0.0)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The state of every parameter, in their order.
     pub fn moments(&self) -> &[Moments] {
         &self.moments

@@ -31,6 +31,11 @@ struct Saved {
     updates: Vec<(String, u64)>,
     window: Option<SavedWindow>,
     since: Option<Vec<u32>>,
+    /// f64 bits; absent is 1.
+    #[serde(default)]
+    anneal_gain: Option<u64>,
+    #[serde(default)]
+    resampled: u64,
 }
 
 impl Trainer {
@@ -61,6 +66,8 @@ impl Trainer {
             updates: moments.iter().map(|m| (m.name.clone(), m.t)).collect(),
             window,
             since,
+            anneal_gain: Some(self.anneal_gain.to_bits()),
+            resampled: self.resampled,
         };
         snapshot::write_json(&dir.join(STATE), &saved)
     }
@@ -98,6 +105,8 @@ impl Trainer {
             q.upload(since, &mut dead.since)?;
         }
         (self.step, self.tokens) = (saved.step, saved.tokens);
+        self.anneal_gain = saved.anneal_gain.map_or(1.0, f64::from_bits);
+        self.resampled = saved.resampled;
         Ok(saved.identity)
     }
 

@@ -18,6 +18,12 @@ pub struct Schedules {
     pub k: Option<KCurve>,
     /// Sparsity coefficient and its warm-up.
     pub l1: WarmUp,
+    /// Exponent of the power-sum penalty; `None` keeps it.
+    #[serde(default)]
+    pub p: Option<PCurve>,
+    /// Steps after which dead features are resampled.
+    #[serde(default)]
+    pub resample_until: u64,
     /// Completed steps after which weights are saved, ascending.
     pub checkpoints: Vec<u64>,
 }
@@ -51,6 +57,14 @@ impl Schedules {
                 Some(value) => WarmUp { value, steps: s.l1_coefficient_warmup_steps.resolve(total) },
                 None => WarmUp { value: 1.0, steps: 0 },
             },
+            p: s.p_end.map(|to| PCurve {
+                from: s.p,
+                to,
+                start: s.anneal_start.resolve(total),
+                end: s.anneal_end.resolve(total),
+                updates: s.n_sparsity_updates,
+            }),
+            resample_until: s.resample_until.resolve(total),
             checkpoints: checkpoint_steps(s.check_point_save_mode, s.n_checkpoints, total),
         })
     }
@@ -152,6 +166,33 @@ impl KCurve {
     }
 }
 
+/// An exponent that falls in steps of equal size (p-annealing, Karvonen et al. 2024).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PCurve {
+    /// Exponent at the start.
+    pub from: f64,
+    /// Exponent at the end.
+    pub to: f64,
+    /// Training step before which it stays.
+    pub start: u64,
+    /// Training step by which it has arrived.
+    pub end: u64,
+    /// How often it changes on the way.
+    pub updates: u64,
+}
+
+impl PCurve {
+    /// Exponent in step `s`.
+    pub fn at(&self, s: u64) -> f64 {
+        let way = self.end.saturating_sub(self.start);
+        let done = match s.saturating_sub(self.start) {
+            gone if gone >= way => self.updates,
+            gone => gone * self.updates / way,
+        };
+        self.from + (self.to - self.from) * done as f64 / self.updates as f64
+    }
+}
+
 /// A coefficient that rises from 0 in a straight line.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WarmUp {
@@ -227,6 +268,14 @@ mod tests {
             }
         }
         assert_eq!(WarmUp { value: 0.3, steps: 0 }.at(0), 0.3);
+    }
+
+    #[test]
+    fn the_exponent_falls_in_equal_steps_and_arrives() {
+        let curve = PCurve { from: 1.0, to: 0.2, start: 2, end: 10, updates: 4 };
+        let got: Vec<f64> = [0, 2, 3, 4, 6, 8, 9, 10, 99].map(|s| curve.at(s)).to_vec();
+        let want = [1.0, 1.0, 1.0, 0.8, 0.6, 0.4, 0.4, 0.2, 0.2];
+        assert!(got.iter().zip(want).all(|(g, w)| (g - w).abs() < 1e-12), "{got:?}");
     }
 
     #[test]

@@ -2,9 +2,10 @@
 //! holds is in `resume`.
 
 use super::{
-    LossSettings, Observer, Progress,
+    LossSettings, Observer, Progress, anneal,
     metrics::{MetricWindow, StepFacts},
     optimizer::{GradientNorms, Optimizer},
+    resample,
     schedules::Schedules,
     snapshot,
     source::{self, BatchSource, InputBuffers},
@@ -29,6 +30,10 @@ pub struct Trainer {
     pub(super) parts: Parts,
     pub(super) step: u64,
     pub(super) tokens: u64,
+    /// What p-annealing multiplies the sparsity coefficient by.
+    pub(super) anneal_gain: f64,
+    /// Features resampled so far.
+    pub(super) resampled: u64,
 }
 
 /// Everything planned in arenas.
@@ -111,7 +116,17 @@ impl Trainer {
             }
         }
         let loss = settings.loss();
-        Ok(Self { dictionary, settings, loss, schedules, parts, step: 0, tokens: 0 })
+        Ok(Self {
+            dictionary,
+            settings,
+            loss,
+            schedules,
+            parts,
+            step: 0,
+            tokens: 0,
+            anneal_gain: 1.0,
+            resampled: 0,
+        })
     }
 
     /// Planning arenas of a step and of the optimiser, with everything a run takes.
@@ -161,10 +176,14 @@ impl Trainer {
         let k = self.schedules.k.as_ref().map_or(settings.top_k(), |k| k.k(s));
         Coefficients {
             k: k.min(self.dictionary.d_sae()),
-            l1: self.schedules.l1.at(s) as f32,
+            l1: self.l1(s) as f32,
             lp: self.settings.lp_coefficient.unwrap_or(0.0) as f32,
             auxk: self.settings.auxk_coefficient.unwrap_or(0.0) as f32,
         }
+    }
+
+    fn l1(&self, s: u64) -> f64 {
+        self.schedules.l1.at(s) * self.anneal_gain
     }
 
     /// One step on a batch whose activations lie in the order of `hook_points`; they are normalised in place.
@@ -200,7 +219,11 @@ impl Trainer {
         weight: &[f32],
     ) -> Result<StepReport> {
         let (s, tokens_before) = (self.step, self.tokens);
-        let coefficients = self.coefficients(s);
+        let (coefficients, l1) = (self.coefficients(s), self.l1(s));
+        let p = self.schedules.p.map(|p| [p.at(s), p.at(s + 1)]);
+        if let Some([p, _]) = p {
+            self.loss.p = p as f32;
+        }
         let lr = self.settings.lr * self.schedules.lr.factor(s);
         let lr = (lr, lr * self.settings.jumprelu_lr_factor);
         let Parts { buffers, optimizer, window, dead } = &mut self.parts;
@@ -217,13 +240,21 @@ impl Trainer {
             window.losses(q, dictionary, &terms)?;
             quality = Some(window.last());
         }
+        if let Some(exponents) = p.filter(|[now, next]| now != next) {
+            self.anneal_gain *= anneal::ratio(q, dictionary, &weight, exponents)?;
+        }
         let gradients = optimizer.step(q, dictionary, lr, s + 1)?;
+        let often = self.settings.resample_frequency;
+        let due = often > 0 && (s + 1).is_multiple_of(often) && s < self.schedules.resample_until;
+        if let Some(dead) = dead.as_mut().filter(|_| due) {
+            let on = (&input, &weight[..]);
+            self.resampled += resample::resample(q, dictionary, optimizer, dead, on, &self.settings, s)?;
+        }
         if let Some(window) = window {
             window.gradients(gradients);
         }
         self.step += 1;
         self.tokens += batch.n_valid as u64;
-        let l1 = self.schedules.l1.at(s);
         Ok(StepReport { terms, lr, coefficients, l1, gradients, tokens_before, quality })
     }
 
@@ -310,7 +341,13 @@ impl Trainer {
             losses: [self.loss.sparsity.is_some(), self.loss.lp, self.loss.auxk],
             has_k: self.dictionary.settings().act_fn().has_k(),
         };
-        let values = window.record(q, &mut *self.dictionary, &facts)?;
+        let mut values = window.record(q, &mut *self.dictionary, &facts)?;
+        if self.settings.resample_frequency > 0 {
+            values.push(("sparsity/resampled_features".into(), self.resampled as f64));
+        }
+        if self.schedules.p.is_some() {
+            values.push(("details/p".into(), f64::from(self.loss.p)));
+        }
         window.reset(q)?;
         Ok(values)
     }
@@ -378,7 +415,7 @@ fn parts(
     dictionary.check_loss(&loss)?;
     dictionary.plan(step, rows, max_k, Some(&loss))?;
     let mut counters = |label, dtype| step.tensor(label, 1, dictionary.d_sae(), dtype);
-    let dead = if loss.auxk {
+    let dead = if loss.auxk || settings.resample_frequency > 0 {
         Some(DeadFeatures {
             since: counters("tokens since active", DType::U32)?,
             fired: counters("rows active", DType::U32)?,

@@ -65,6 +65,10 @@ pub(crate) trait Encoder: Send {
     fn side(&mut self, _rows: usize) -> Option<Side<'_>> {
         None
     }
+    /// Those [`Encoder::side`] gives, to look at.
+    fn side_acts(&self, _rows: usize) -> Option<View<'_>> {
+        None
+    }
     /// `db_D −= Σ dx` over the rows of the pass, for an encoder that sees `x − b_D`; its own gradients are complete.
     fn centre_grad(&mut self, _q: &mut Queue, _db_d: &mut Tensor) -> Result<()> {
         Err(Error::setting(

@@ -306,6 +306,9 @@ impl Dictionary for Coder {
             Some(_) if act_fn == ActFn::AbsTopK => {
                 "abstopk has negative activations; its k is all the sparsity it needs"
             }
+            Some(SparsityLoss::TanhQuad) if self.encoder.has_side() => {
+                "tanh-quad looks at the codes of a whole batch; with a gate use power, power-sum or tanh"
+            }
             _ if loss.auxk && self.encoder.has_side() => {
                 let what = "this variant has its own auxiliary reconstruction; leave auxk_coefficient out";
                 return Err(Error::setting("trainer.auxk_coefficient", what));
@@ -409,6 +412,39 @@ impl Dictionary for Coder {
 
     fn z_patterns(&self, q: &mut Queue, x: View<'_>, features: &[usize]) -> Result<Vec<Tensor>> {
         self.encoder.z_patterns(q, x, features)
+    }
+
+    fn penalised(&self) -> Vec<Codes<'_>> {
+        let last = blocks(self.work.done, self.work.block).last().map_or(0, |r| r.len());
+        match self.encoder.side_acts(last) {
+            Some(acts) => vec![Codes::Dense(acts)],
+            None => self.codes(),
+        }
+    }
+
+    fn resample(
+        &mut self,
+        q: &mut Queue,
+        i: usize,
+        (input, label): (&[f32], &[f32]),
+        norm: f32,
+    ) -> Result<Vec<String>> {
+        let centre: Vec<f32> = match (&self.p.b_d, self.extras.centred) {
+            (Some(b_d), true) => q.download(&b_d.value)?,
+            _ => vec![0.0; input.len()],
+        };
+        let along = |v: &[f32], norm: f32| {
+            let v: Vec<f32> = v.iter().zip(&centre).map(|(v, b)| v - b).collect();
+            let length = v.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+            // An input at the centre has no direction: the feature stays as it is.
+            (length > 0.0)
+                .then(|| v.iter().map(|v| (f64::from(*v) / length) as f32 * norm).collect::<Vec<_>>())
+        };
+        let (Some(w_e), Some(w_d)) = (along(input, norm), along(label, 1.0)) else { return Ok(Vec::new()) };
+        let mut set = self.encoder.set_feature(q, i, &w_e)?;
+        q.upload(&w_d, self.p.w_d.value.rows_mut(i..i + 1))?;
+        set.push(self.p.w_d.name.clone());
+        Ok(set)
     }
 
     fn decoder_norms(&mut self, q: &mut Queue) -> Result<Vec<f32>> {

@@ -105,6 +105,10 @@ impl Encoder for GatedEncoder {
         Some(Side { acts: w.g.rows_view(0..rows), grad: w.dg.as_mut()?.rows_mut(0..rows) })
     }
 
+    fn side_acts(&self, rows: usize) -> Option<View<'_>> {
+        Some(self.work.as_ref()?.g.rows_view(0..rows))
+    }
+
     fn dense_grads(
         &mut self,
         q: &mut Queue,
