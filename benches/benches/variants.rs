@@ -1,0 +1,175 @@
+//! A whole training step of each variant against the dense products it cannot avoid, run in turns so that the ratio holds on a
+//! busy machine; then criterion rows. The products are those of dense operands, forward and gradient of the weights; what
+//! attention multiplies counts half, as the future is masked. `VARIANT_ROUNDS` sets the rounds of the table (5), `VARIANTS` the
+//! rows by name (all).
+
+use criterion::Criterion;
+use lm_saes::{
+    activations::Batch,
+    dictionary::build,
+    settings::{DictionarySettings, TrainerSettings, from_tree},
+    training::{Trainer, schedules::Schedules},
+};
+use lm_saes_backends::registry;
+use lm_saes_benches::{median, timed};
+use lm_saes_runtime::{DType, GemmOpts, Queue, RandomKind, Tensor};
+use serde_json::{Value, json};
+
+/// What is measured.
+struct Row {
+    name: &'static str,
+    sae: Value,
+    /// Hook points read or reconstructed.
+    hook_points: Vec<&'static str>,
+    /// Rows of a batch, or contexts and tokens of each.
+    rows: usize,
+    contexts: Option<(usize, usize)>,
+    k: Option<usize>,
+    /// Multiplications a step cannot avoid, as products of sizes m, n, k and how many of each.
+    products: Vec<([usize; 3], f64)>,
+}
+
+/// The reference system's recipe on four of its thirty-two contexts.
+fn lorsa() -> Row {
+    let (d, s, n_qk, d_qk, contexts, len) = (768, 6144, 48, 64, 4, 1024);
+    let (rows, group) = (contexts * len, s / n_qk);
+    let heads = (contexts * n_qk) as f64 / 2.0;
+    Row {
+        name: "lorsa",
+        sae: json!({
+            "sae_type": "lorsa", "hook_point_in": "in", "hook_point_out": "out", "d_model": d,
+            "expansion_factor": s / d, "act_fn": "topk", "top_k": 64, "norm_activation": "inference",
+            "n_qk_heads": n_qk, "d_qk_head": d_qk, "n_ctx": len, "rotary_dim": 16, "rotary_adjacent_pairs": false,
+        }),
+        hook_points: vec!["in", "out"],
+        rows,
+        contexts: Some((contexts, len)),
+        k: Some(64),
+        products: vec![
+            // Queries, keys and values, and the gradients of their maps.
+            ([rows, n_qk * d_qk, d], 2.0),
+            ([rows, s, d], 1.0),
+            ([n_qk * d_qk, d, rows], 2.0),
+            ([s, d, rows], 1.0),
+            // q·k twice, dq, dk; p·v, dz·v, dv.
+            ([len, len, d_qk], 4.0 * heads),
+            ([len, len, group], 3.0 * heads),
+        ],
+    }
+}
+
+fn rows() -> Vec<Row> {
+    let wanted = std::env::var("VARIANTS").ok();
+    let all = vec![lorsa()];
+    all.into_iter().filter(|r| wanted.as_ref().is_none_or(|w| w.split(',').any(|w| w == r.name))).collect()
+}
+
+/// A dictionary in training on one batch of normal activations.
+struct Step {
+    trainer: Trainer,
+    batch: Batch,
+    hook_points: Vec<String>,
+}
+
+impl Step {
+    fn new(q: &mut Queue, row: &Row) -> lm_saes::Result<Self> {
+        let sae: DictionarySettings = from_tree(&row.sae)?;
+        let settings: TrainerSettings = from_tree(&json!({
+            "total_training_tokens": 1u64 << 40, "skip_metrics_calculation": true, "n_checkpoints": 0,
+            "k_warmup_steps": 0,
+        }))?;
+        let dictionary = build(q, &sae)?;
+        let schedules = Schedules::resolve(&settings, row.rows as u64, row.k)?;
+        let mut trainer = Trainer::new(q, dictionary, settings, schedules, row.rows)?;
+        for (seed, p) in trainer.dictionary_mut().params_mut().into_iter().enumerate() {
+            if p.name.starts_with("W_") {
+                q.random(RandomKind::Normal, (0.0, 0.03), seed as u64, 0, &mut p.value)?;
+            }
+        }
+        let mut acts = Vec::new();
+        for seed in 0..row.hook_points.len() as u64 {
+            let mut x = q.empty(row.rows, sae.d_model(), DType::F32)?;
+            q.random(RandomKind::Normal, (0.0, 1.0), 9 + seed, 0, &mut x)?;
+            acts.push(x);
+        }
+        let (tokens, mask) = (vec![0; row.rows], vec![1; row.rows]);
+        let batch = Batch { acts, tokens, mask, contexts: row.contexts, n_valid: row.rows };
+        let hook_points = row.hook_points.iter().map(|h| (*h).to_string()).collect();
+        Ok(Self { trainer, batch, hook_points })
+    }
+
+    fn run(&mut self, q: &mut Queue) {
+        self.trainer.step(q, &self.hook_points, &mut self.batch).expect("finite activations and a small lr");
+    }
+}
+
+/// The products alone. Each runs once and counts as often as the step needs it.
+struct Products {
+    list: Vec<(Tensor, Tensor, Tensor, f64)>,
+}
+
+impl Products {
+    fn new(q: &mut Queue, row: &Row) -> lm_saes::Result<Self> {
+        let mut list = Vec::new();
+        for &([m, n, k], times) in &row.products {
+            let mut operand = |rows, cols| -> lm_saes::Result<Tensor> {
+                let mut t = q.empty(rows, cols, DType::F32)?;
+                q.random(RandomKind::Normal, (0.0, 1.0), 3, 0, &mut t)?;
+                Ok(t)
+            };
+            let (a, b) = (operand(m, k)?, operand(n, k)?);
+            list.push((a, b, q.empty(m, n, DType::F32)?, times));
+        }
+        Ok(Self { list })
+    }
+
+    /// Wall and processor seconds.
+    fn run(&mut self, q: &mut Queue) -> (f64, f64) {
+        let opts = GemmOpts { tb: true, ..Default::default() };
+        let mut sum = (0.0, 0.0);
+        for (a, b, c, times) in &mut self.list {
+            let (wall, cpu) = timed(|| q.gemm(&*a, &*b, &mut *c, opts).expect("the shapes fit"));
+            sum = (sum.0 + *times * wall, sum.1 + *times * cpu);
+        }
+        sum
+    }
+}
+
+/// `VmHWM` of this process in MiB, where the system tells.
+fn peak_mib() -> f64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    line.and_then(|l| l.split_whitespace().next()?.parse::<f64>().ok()).map_or(f64::NAN, |kib| kib / 1024.0)
+}
+
+fn table(q: &mut Queue, row: &Row, rounds: usize) -> lm_saes::Result<()> {
+    let mut step = Step::new(q, row)?;
+    (0..2).for_each(|_| step.run(q));
+    println!("{}: peak memory {:.0} MiB with all rows before it", row.name, peak_mib());
+    let mut products = Products::new(q, row)?;
+    products.run(q);
+    let times: Vec<_> = (0..rounds).map(|_| (products.run(q), timed(|| step.run(q)))).collect();
+    let middle = |f: &dyn Fn(&((f64, f64), (f64, f64))) -> f64| median(times.iter().map(f).collect());
+    println!(
+        "{}: products {:.1} ms, step {:.1} ms wall; ratio {:.3} by wall, {:.3} by processor time",
+        row.name,
+        1e3 * middle(&|t| t.0.0),
+        1e3 * middle(&|t| t.1.0),
+        middle(&|t| t.1.0 / t.0.0),
+        middle(&|t| t.1.1 / t.0.1),
+    );
+    Ok(())
+}
+
+fn main() {
+    let rounds = std::env::var("VARIANT_ROUNDS").ok().and_then(|v| v.parse().ok()).unwrap_or(5);
+    let device = registry().open("cpu").expect("the cpu device always opens");
+    let mut criterion = Criterion::default().sample_size(10).configure_from_args();
+    for row in rows() {
+        let mut q = Queue::new(&device).expect("a queue on the cpu");
+        table(&mut q, &row, rounds).expect("steps on synthetic activations");
+        let mut step = Step::new(&mut q, &row).expect("valid settings");
+        criterion.bench_function(row.name, |b| b.iter(|| step.run(&mut q)));
+    }
+    criterion.final_summary();
+}
