@@ -5,8 +5,8 @@ use super::{
     PretrainedSettings, TrainerSettings,
 };
 use crate::{Error, Result};
-use serde::{Deserialize, Deserializer, Serialize};
-use std::{collections::BTreeMap, path::PathBuf};
+use serde::{Deserialize, Deserializer, Serialize, de};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 /// Settings of a training run.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -24,7 +24,8 @@ pub struct TrainSettings {
     /// The training itself.
     #[serde(default)]
     pub trainer: TrainerSettings,
-    /// Where activations come from.
+    /// Where activations come from. A crosscoder's list of factories, equal but for their hook points, is one with all of those.
+    #[serde(alias = "activation_factories", deserialize_with = "one_or_many")]
     pub activation_factory: ActivationFactorySettings,
     /// Weights & Biases. Parsed; records go to files beside the result.
     #[serde(default)]
@@ -71,7 +72,8 @@ pub struct EvaluateSettings {
     /// Series it is registered in.
     #[serde(default)]
     pub sae_series: String,
-    /// Where activations come from.
+    /// Where activations come from. A crosscoder's list of factories, equal but for their hook points, is one with all of those.
+    #[serde(alias = "activation_factories", deserialize_with = "one_or_many")]
     pub activation_factory: ActivationFactorySettings,
     /// The language model.
     #[serde(default)]
@@ -177,6 +179,36 @@ impl Default for MongoSettings {
 fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(d: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(d)?.unwrap_or_default())
 }
+
+/// One stream, written as one factory or as a list with a share of the hook points each.
+fn one_or_many<'de, D: Deserializer<'de>>(d: D) -> Result<ActivationFactorySettings, D::Error> {
+    struct Form;
+    impl<'de> de::Visitor<'de> for Form {
+        type Value = ActivationFactorySettings;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a table, or a list of tables that differ in hook_points only")
+        }
+        fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+            Deserialize::deserialize(de::value::MapAccessDeserializer::new(map))
+        }
+        fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            let empty = || de::Error::custom("the list of factories is empty");
+            let mut all: ActivationFactorySettings = seq.next_element()?.ok_or_else(empty)?;
+            while let Some(next) = seq.next_element::<ActivationFactorySettings>()? {
+                let hook_points = all.hook_points.clone();
+                if (ActivationFactorySettings { hook_points, ..next.clone() }) != all {
+                    let what = "the factories must be equal but for their hook_points: all activations of a row come \
+                                from the same token";
+                    return Err(de::Error::custom(what));
+                }
+                all.hook_points.extend(next.hook_points);
+            }
+            Ok(all)
+        }
+    }
+    d.deserialize_any(Form)
+}
+
 fn one() -> usize {
     1
 }
@@ -274,6 +306,27 @@ mod tests {
         tree["sae"]["top_k"] = json!("many");
         let e = from_tree::<TrainSettings>(&tree).unwrap_err().to_string();
         assert!(e.starts_with("setting sae.top_k: invalid type"), "{e}");
+    }
+
+    #[test]
+    fn a_list_of_factories_is_one_stream_with_all_hook_points() {
+        let mut tree = minimal();
+        let table = tree.as_object_mut().unwrap();
+        let one = table.shift_remove("activation_factory").unwrap();
+        let mut other = one.clone();
+        other["hook_points"] = json!(["b", "c"]);
+        table.insert("activation_factories".into(), json!([one, other]));
+        let s: TrainSettings = from_tree(&tree).unwrap();
+        assert_eq!(s.activation_factory.hook_points, ["a", "b", "c"]);
+        tree["activation_factories"][1]["batch_size"] = json!(32);
+        let e = from_tree::<TrainSettings>(&tree).unwrap_err().to_string();
+        assert!(e.starts_with("setting activation_factories: ") && e.contains("hook_points"), "{e}");
+        tree["activation_factories"][1]["batchsize"] = json!(32);
+        let e = from_tree::<TrainSettings>(&tree).unwrap_err().to_string();
+        assert!(
+            e.starts_with("setting activation_factories[1].batchsize: ") && e.contains("batch_size"),
+            "{e}"
+        );
     }
 
     #[test]

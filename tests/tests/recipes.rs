@@ -1,0 +1,60 @@
+//! Settings files as the reference system's users write them, one for each of its recipes: all are read unchanged and planned
+//! without their device, model or data.
+
+use lm_saes::{
+    runners::{self, Plan},
+    settings::{SweepSettings, TrainSettings, load},
+};
+use lm_saes_backends::registry;
+use std::path::{Path, PathBuf};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../sae/src/settings/fixtures").join(name)
+}
+
+fn planned(name: &str) -> (TrainSettings, Plan) {
+    let settings: TrainSettings = load(&fixture(name), &[]).unwrap();
+    assert!(settings.mongo.is_some() && settings.wandb.is_some(), "{name}");
+    let plan = runners::plan(&settings, &registry()).unwrap();
+    for part in ["cuda", "EleutherAI/pythia-160m", "Hzfinfdu/SlimPajama-3B"] {
+        assert!(plan.obstacles.iter().any(|o| o.contains(part)), "{name}: {part}: {:?}", plan.obstacles);
+    }
+    (settings, plan)
+}
+
+fn parameters(plan: &Plan) -> usize {
+    plan.memory.iter().find(|m| m.what.contains("parameters")).unwrap().bytes / 4
+}
+
+const D: usize = 768;
+const S: usize = 6144;
+
+#[test]
+fn batchtopk() {
+    let (_, plan) = planned("pythia_batchtopk.toml");
+    assert_eq!((plan.schedules.total_steps, plan.d_sae), (195_312, S));
+    assert_eq!(parameters(&plan), 2 * D * S + S + D);
+}
+
+#[test]
+fn jumprelu_with_tanh_quad() {
+    let (settings, plan) = planned("pythia_jumprelu.toml");
+    assert_eq!(settings.trainer.jumprelu_lr_factor, 0.1);
+    assert_eq!(parameters(&plan), 2 * D * S + 2 * S + D);
+}
+
+#[test]
+fn lorsa() {
+    let (settings, plan) = planned("pythia_lorsa.toml");
+    assert_eq!((plan.batch_rows, settings.initializer.model_layer), (32 * 1024, Some(6)));
+    assert_eq!(parameters(&plan), 2 * 48 * (D + 1) * 64 + 2 * S * D + S + D);
+}
+
+#[test]
+fn a_sweep_of_items() {
+    let settings = SweepSettings::load(&fixture("pythia_sweep.toml"), &[]).unwrap();
+    let plan = runners::plan_sweep(&settings, &registry()).unwrap();
+    let names: Vec<&str> = plan.members.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["pythia-160m-topk-25", "pythia-160m-topk-50"]);
+    assert_eq!(settings.root, Path::new("results"));
+}
