@@ -6,13 +6,15 @@ use lm_saes::{
         checkpoint::{self, LoadOptions},
     },
     lm::{Lm, Positions, Rotary, RotaryScaling, Run, Tokens},
+    runners::{self, Start, TrainReport},
     settings::{DTypeName, DictionarySettings, LanguageModelSettings},
     tensorfile::TensorFile,
-    training::{LossSettings, SparsityLoss},
+    training::{LossSettings, Silent, SparsityLoss},
 };
 use lm_saes_runtime::{Arena, DType, Queue, RandomKind, Tensor};
-use lm_saes_tests::{dense_codes, golden, queue};
+use lm_saes_tests::{dense_codes, golden, queue, tiny};
 use serde_json::{Map, Value, json};
+use std::path::Path;
 
 const D: usize = 12;
 const S: usize = 36;
@@ -473,5 +475,69 @@ fn values_started_from_a_model_lie_where_its_values_vary_and_outputs_are_what_it
         }
         let cosine = dot(&want, o) / dot(&want, &want).sqrt();
         assert!((cosine - 1.0).abs() < 1e-4, "feature {i}: {cosine}");
+    }
+}
+
+/// A job on whole contexts of the tiny model; `more` overrides by dotted key.
+fn lorsa_job(dir: &Path, more: &[&str]) -> lm_saes::Result<TrainReport> {
+    let own = [
+        "sae.sae_type=lorsa",
+        "sae.hook_point_in=blocks.1.ln1.hook_normalized",
+        "sae.hook_point_out=blocks.1.hook_attn_out",
+        "activation_factory.hook_points=[\"blocks.1.ln1.hook_normalized\",\"blocks.1.hook_attn_out\"]",
+        "sae.n_qk_heads=8",
+        "sae.d_qk_head=12",
+        "sae.rotary_dim=12",
+        "sae.rotary_adjacent_pairs=false",
+        "sae.n_ctx=24",
+        "activation_factory.target=activations-2d",
+        "activation_factory.batch_size=4",
+        "initializer.init_encoder_with_decoder_transpose=false",
+        "initializer.grid_search_init_norm=false",
+        "initializer.initialize_lorsa_with_mhsa=true",
+        "initializer.initialize_W_D_with_active_subspace=true",
+        "initializer.model_layer=1",
+        "trainer.auxk_coefficient=0.03125",
+        "trainer.dead_threshold=2000",
+    ];
+    let s = tiny::settings(dir, "out", &[&own, more].concat());
+    runners::train(&s, &lm_saes_backends::registry(), &mut Silent, Start::Overwrite)
+}
+
+#[test]
+fn a_job_starts_from_the_models_attention_and_leaves_a_dictionary_that_replaces_it() {
+    let dir = tempfile::tempdir().unwrap();
+    tiny::world(dir.path(), 60);
+    let report = lorsa_job(dir.path(), &[]).unwrap();
+    let (quality, loss) = report.evaluation.unwrap();
+    let ev = quality.get("metrics/explained_variance").unwrap();
+    assert!(ev > 0.5 && quality.get("metrics/l0").unwrap() <= 8.0, "{quality:?}");
+    assert!(loss.reconstructed.is_finite(), "{loss:?}");
+    let mut q = queue();
+    let options = LoadOptions { strict: true, fold: true };
+    let loaded = checkpoint::load(&mut q, &dir.path().join("out"), options).unwrap();
+    assert_eq!(loaded.dictionary.settings(), report.dictionary.settings());
+}
+
+#[test]
+fn a_job_says_what_lorsa_needs() {
+    let dir = tempfile::tempdir().unwrap();
+    tiny::world(dir.path(), 60);
+    for (change, what) in [
+        (
+            &["activation_factory.target=activations-1d", "activation_factory.batch_size=64"][..],
+            "activations-2d",
+        ),
+        (&["sae.n_ctx=20"], "n_ctx"),
+        (&["initializer.model_layer=7"], "model_layer"),
+        (&["sae.d_qk_head=16"], "d_qk_head"),
+        (&["sae.n_qk_heads=6"], "n_qk_heads"),
+        (&["sae.use_post_qk_ln=true", "sae.normalization_type=RMS"], "use_post_qk_ln"),
+        (&["sae.attn_scale=1.0"], "attn_scale"),
+        (&["sae.norm_activation=token-wise"], "dataset-wise"),
+        (&["initializer.init_encoder_with_decoder_transpose=true"], "init_encoder_with_decoder_transpose"),
+    ] {
+        let error = lorsa_job(dir.path(), change).err().unwrap_or_else(|| panic!("{change:?} was accepted"));
+        assert!(error.to_string().contains(what), "{change:?}: {error}");
     }
 }
