@@ -25,12 +25,18 @@ pub enum Command {
     Sweep(Sweep),
     /// Measure a trained dictionary: explained variance, L0, loss recovered
     Evaluate(Evaluate),
+    /// Find out what every feature of a dictionary does, into a store
+    Analyze(Analyze),
+    /// Show a feature, or how a training run went
+    Show(Show),
+    /// List the dictionaries and analyses of a store
+    List(List),
     /// List devices; optionally check one against the reference
     Devices(Devices),
 }
 
 /// Trains a TopK SAE on the built-in 1.8 M-parameter model for about a minute on two cores, prints how good it is,
-/// and shows where a few of its features fire.
+/// analyses every feature and shows where a few of them fire.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  lm-saes quickstart")]
 pub struct Quickstart {
@@ -111,6 +117,108 @@ pub struct Sweep {
 pub struct Evaluate {
     #[command(flatten)]
     pub settings: SettingsArgs,
+}
+
+/// Runs a dictionary over text once and writes statistics, samples, output tokens and neighbours of every feature to a
+/// store. A run that was cut off goes on with --resume; until it ends, the store shows the earlier analysis.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  lm-saes analyze results/quickstart/train.toml\n  lm-saes analyze results/my-sae --text corpus.jsonl --tokens 3000000\n  lm-saes analyze analyze.toml --set analyzer.total_analyzing_tokens=10000000"
+)]
+pub struct Analyze {
+    /// Settings of an analysis, settings of a training run (its result is analysed), or the folder of a dictionary
+    pub path: PathBuf,
+    /// Text to look at instead of that of the settings: a .txt or .jsonl file or a folder of them
+    #[arg(long)]
+    pub text: Option<PathBuf>,
+    /// Tokens to run
+    #[arg(long)]
+    pub tokens: Option<u64>,
+    /// Where to write: a file, or mongodb://…; lm-saes.db beside the dictionary's folder if not given
+    #[arg(long, value_name = "FILE|URI")]
+    pub store: Option<String>,
+    /// Override one setting, for example --set analyzer.quantile_bins=10 (repeatable)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Device to use instead of the one the settings name: cpu, reference, auto
+    #[arg(long)]
+    pub device: Option<String>,
+    /// Continue an analysis that was cut off
+    #[arg(long, conflicts_with = "overwrite")]
+    pub resume: bool,
+    /// Throw away an analysis that was cut off
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Show {
+    #[command(subcommand)]
+    pub what: ShowWhat,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum ShowWhat {
+    /// One feature: statistics, output tokens, neighbours and samples in colour
+    #[command(
+        after_help = "Example:\n  lm-saes show feature quickstart 17 --store results/quickstart/lm-saes.db"
+    )]
+    Feature(ShowFeature),
+    /// How a training run went: its last metrics
+    #[command(after_help = "Example:\n  lm-saes show run results/quickstart/sae")]
+    Run(ShowRun),
+}
+
+/// Which store, and what in it.
+#[derive(Args, Debug)]
+pub struct StoreArgs {
+    /// The store: a file, or mongodb://…
+    #[arg(long, value_name = "FILE|URI", env = "LM_SAES_STORE", default_value = "lm-saes.db")]
+    pub store: String,
+    /// Series; may be left out while a name is unique
+    #[arg(long, short, env = "SAE_SERIES")]
+    pub series: Option<String>,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct ShowFeature {
+    /// Name of the dictionary
+    pub name: String,
+    /// Feature index, or `random` for one that fires
+    pub index: String,
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Name of the analysis
+    #[arg(long, short, default_value = "default")]
+    pub analysis: String,
+    /// Samples of each sampling
+    #[arg(long, short, default_value_t = 5)]
+    pub num_samples: usize,
+    /// Tokens shown before and after the peak
+    #[arg(long, short = 'r', default_value_t = 20)]
+    pub visible_range: usize,
+}
+
+#[derive(Args, Debug)]
+pub struct ShowRun {
+    /// Result folder of the run
+    pub path: PathBuf,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  lm-saes list --store results/quickstart/lm-saes.db")]
+pub struct List {
+    #[command(flatten)]
+    pub store: StoreArgs,
 }
 
 #[derive(Args, Debug)]

@@ -2,7 +2,7 @@
 
 use crate::print;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use lm_saes::training::{MemberProgress, Observer, Progress};
+use lm_saes::training::{Advance, MemberProgress, Observer, Progress};
 use std::{
     io::IsTerminal,
     ops::ControlFlow,
@@ -108,6 +108,34 @@ impl Observer for Console {
 
     fn step(&mut self, p: &Progress) -> ControlFlow<()> {
         self.show(p, || line(p));
+        ControlFlow::Continue(())
+    }
+
+    fn advanced(&mut self, a: &Advance) -> ControlFlow<()> {
+        let text = format!(
+            "{} of {} {} · {}/s · {} left",
+            print::count(a.done),
+            print::count(a.total),
+            a.what,
+            print::count(a.per_second as u64),
+            print::duration(a.remaining)
+        );
+        let finished = a.done >= a.total;
+        match &self.bar {
+            Some(bar) => {
+                bar.set_length(a.total);
+                bar.set_position(a.done.min(a.total));
+                bar.set_message(text);
+                if finished {
+                    bar.finish_and_clear();
+                }
+            }
+            None if self.last.is_none_or(|t| t.elapsed() >= PLAIN_INTERVAL) => {
+                eprintln!("{text}");
+                self.last = Some(Instant::now());
+            }
+            None => {}
+        }
         ControlFlow::Continue(())
     }
 

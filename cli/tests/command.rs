@@ -231,6 +231,9 @@ fn a_trained_dictionary_is_evaluated_and_an_unfinished_run_is_not_lost() {
         "{values}"
     );
 
+    let shown = text(&run(dir.path(), &["show", "run", "sae"]).stdout);
+    assert!(shown.contains("explained_variance"), "{shown}");
+
     let unfinished = dir.path().join("sae/checkpoints/step_1");
     fs::create_dir_all(&unfinished).unwrap();
     let e = failure(dir.path(), &["train", "train.toml"]);
@@ -243,9 +246,92 @@ fn the_quickstart_runs_without_arguments_that_matter() {
     let out = run(dir.path(), &["quickstart", "--tokens", "40960"]);
     assert!(out.status.success(), "{}", text(&out.stderr));
     let shown = text(&out.stdout);
-    for part in ["explained variance", "L0", "silent", "recovered", "feature "] {
+    for part in
+        ["explained variance", "L0", "silent", "recovered", "feature ", "features fired", "lm-saes.db"]
+    {
         assert!(shown.contains(part), "{part:?} is missing from:\n{shown}");
     }
     assert!(dir.path().join("results/quickstart/sae/config.json").exists());
     assert!(dir.path().join("results/quickstart/sae/metrics.jsonl").exists());
+
+    let store = "results/quickstart/lm-saes.db";
+    let listed = text(&run(dir.path(), &["list", "--store", store]).stdout);
+    assert!(listed.contains("quickstart (quickstart) · sae of 2 048 features · quickstart-lm"), "{listed}");
+    let show = |index: &str| {
+        text(&run(dir.path(), &["show", "feature", "quickstart", index, "--store", store]).stdout)
+    };
+    let shown = show("random");
+    for part in ["promotes", "neighbours", "top_activations (10)", "quantile_80_100", "["] {
+        assert!(shown.contains(part), "{part:?} is missing from:\n{shown}");
+    }
+    let e = failure(dir.path(), &["show", "feature", "quickstart", "5000", "--store", store]);
+    assert!(e.contains("0 to 2047"), "{e}");
+    let e = failure(dir.path(), &["show", "feature", "other", "0", "--store", store]);
+    assert!(e.contains("it has quickstart"), "{e}");
+    let e = failure(dir.path(), &["list", "--store", "nowhere.db"]);
+    assert!(e.contains("nowhere.db") && !dir.path().join("nowhere.db").exists(), "{e}");
+}
+
+fn json(dir: &Path, args: &[&str]) -> serde_json::Value {
+    let out = run(dir, args);
+    assert!(out.status.success(), "{args:?}: {}", text(&out.stderr));
+    serde_json::from_slice(&out.stdout).unwrap()
+}
+
+#[test]
+fn an_analysis_killed_at_any_instant_leaves_the_earlier_one_and_resumes_to_the_same_result() {
+    let (dir, _) = project();
+    let dir = dir.path();
+    let done = run(dir, &["train", "train.toml"]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    json(dir, &["analyze", "train.toml", "--tokens", "65536", "--store", "whole.db", "--json"]);
+    let earlier = json(dir, &["analyze", "train.toml", "--tokens", "8192", "--store", "killed.db", "--json"]);
+
+    let args = ["analyze", "train.toml", "--tokens", "65536", "--store", "killed.db", "--resume"];
+    let tokens = || {
+        json(dir, &["list", "--store", "killed.db", "--json"])[0]["analyses"][0]["n_analyzed_tokens"].clone()
+    };
+    let mut kills = 0;
+    for attempt in 0..40 {
+        let mut child = lm_saes(dir)
+            .args(args)
+            .args(["--set", "analyzer.snapshot_seconds=0"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let limit = Instant::now() + Duration::from_millis(200 + 150 * attempt);
+        let status = loop {
+            match child.try_wait().unwrap() {
+                Some(status) => break Some(status),
+                None if Instant::now() >= limit => break None,
+                None => thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        if let Some(status) = status {
+            assert!(status.success());
+            break;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        kills += 1;
+        assert_eq!(tokens(), earlier["n_analyzed_tokens"], "after kill {kills}");
+    }
+    assert!(kills >= 2, "the analysis ended before it could be killed");
+    assert_ne!(tokens(), earlier["n_analyzed_tokens"]);
+    assert!(!dir.join("sae/analysis_default").exists(), "snapshots are gone in the end");
+    for feature in (0..2048).step_by(97) {
+        let of = |store: &str| {
+            json(dir, &["show", "feature", "quickstart", &feature.to_string(), "--store", store, "--json"])
+        };
+        assert_eq!(of("killed.db"), of("whole.db"), "feature {feature} after {kills} kills");
+    }
+
+    let e = failure(dir, &["analyze", "train.toml", "--set", "activation_factory.target=activations-1d"]);
+    assert!(e.contains("activation_factory.target"), "{e}");
+    let found = json(
+        dir,
+        &["analyze", "sae", "--text", "text.jsonl", "--tokens", "8192", "--store", "folder.db", "--json"],
+    );
+    assert_eq!((&found["sae_name"], &found["complete"]), (&"quickstart".into(), &true.into()));
 }

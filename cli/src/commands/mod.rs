@@ -1,7 +1,10 @@
 //! One file per command.
 
+pub mod analyze;
 pub mod devices;
 pub mod evaluate;
+pub mod list;
 pub mod quickstart;
+pub mod show;
 pub mod sweep;
 pub mod train;

@@ -1,16 +1,22 @@
 //! `lm-saes quickstart`: the whole way from text to features on the built-in model, with nothing to set up.
 
-use super::train::{report_evaluation, report_run};
+use super::{
+    analyze::report_analysis,
+    show,
+    train::{report_evaluation, report_run},
+};
 use crate::{args::Quickstart, progress::Console};
 use anyhow::{Context, Result};
 use lm_saes::{
-    data::TokenStream,
-    runners::{self, FeatureLook, LookArgs, Start, Workbench},
-    settings::{self, TrainSettings},
+    activations::Target,
+    runners::{self, AnalysisJob, Start, Workbench},
+    settings::{self, ActivationFactorySettings, ActivationSource, AnalyzerSettings, TrainSettings},
+    store::{self, DictionaryKey, FeatureFilter, FeatureQuery, SortBy, Store},
     training::Observer,
 };
 use lm_saes_runtime::Registry;
-use std::{fs, io::IsTerminal, path::Path};
+use serde_json::json;
+use std::{fs, path::Path};
 
 const MODEL: [(&str, &[u8]); 3] = [
     ("config.json", include_bytes!("../../assets/quickstart/config.json")),
@@ -21,9 +27,14 @@ const TEXT: &str = include_str!("../../assets/quickstart/text.jsonl");
 const SETTINGS: &str = include_str!("../../assets/quickstart/train.toml");
 /// One passage in this many is kept from training, for the evaluation.
 const HELD_OUT: usize = 10;
-/// Tokens of the evaluation and of the search for strong contexts.
+/// Tokens of the evaluation.
 const EVALUATION_TOKENS: u64 = 16_384;
-const LOOK: LookArgs = LookArgs { tokens: 60_000, features: 5, contexts: 3, around: 9 };
+/// Tokens of the analysis: all of the text it was trained on.
+const ANALYSED_TOKENS: u64 = 1_000_000;
+const ANALYSIS: &str = "default";
+/// Features shown.
+const FEATURES: u64 = 5;
+const LOOK: show::Extent = show::Extent { samplings: 1, samples: 3, around: 9 };
 
 pub fn run(args: &Quickstart, registry: &Registry) -> Result<()> {
     write_files(args)?;
@@ -45,27 +56,60 @@ pub fn run(args: &Quickstart, registry: &Registry) -> Result<()> {
     let (quality, downstream) =
         runners::assess(&mut bench, &mut *report.dictionary, EVALUATION_TOKENS, EVALUATION_TOKENS)?;
     report_evaluation(&quality, &downstream);
-    let mut text = all_text(&mut bench, args)?;
-    let look = runners::strongest_contexts(
-        &mut bench.q,
-        &bench.lm,
-        &bench.tokenizer,
-        &mut *report.dictionary,
-        &mut text,
-        LOOK,
-    )?;
-    println!("\nWhere a few features fire most strongly (peak in the middle; the brighter, the stronger):");
-    for feature in &look.features {
-        show(feature);
-    }
-    Ok(())
-}
-
-fn all_text(bench: &mut Workbench, args: &Quickstart) -> Result<TokenStream> {
+    let address = args.out.join("lm-saes.db").display().to_string();
+    let store = store::open(&address)?;
     for data in bench.datasets.values_mut() {
         data.dataset_name_or_path = args.out.join("text/train.jsonl").display().to_string();
     }
-    Ok(bench.tokens()?)
+    whole_contexts(&mut bench.factory);
+    let key = DictionaryKey::new(&settings.sae_name, &settings.sae_series);
+    let job = AnalysisJob {
+        dictionary: AnalysisJob::record(
+            key.clone(),
+            &settings.trainer.exp_result_path,
+            &*report.dictionary,
+            settings.model_name.clone(),
+        )?,
+        name: ANALYSIS,
+        settings: &AnalyzerSettings::of_tokens(ANALYSED_TOKENS),
+        work_dir: &args.out.join("analysis"),
+        about: json!({ "model": model }),
+    };
+    let dictionary = &mut *report.dictionary;
+    let done = runners::analyze_on(&mut bench, dictionary, &job, &*store, &mut console, Start::Overwrite)?;
+    report_analysis(&done, &address);
+    println!("\nWhere a few features fire most strongly (peak in the middle; the brighter, the stronger):");
+    for index in worth_a_look(&*store, &key, done.n_analyzed_tokens)? {
+        if let Some(feature) = store.feature(&key, ANALYSIS, index)? {
+            println!();
+            show::feature(&feature, &store.analyses(&key)?[0], LOOK);
+        }
+    }
+    println!(
+        "\nsee more:  lm-saes show feature {} random --store {address}\n           lm-saes list --store {address}",
+        settings.sae_name
+    );
+    Ok(())
+}
+
+/// Every passage once, as whole contexts.
+fn whole_contexts(factory: &mut ActivationFactorySettings) {
+    (factory.target, factory.batch_size, factory.buffer_size) = (Target::Activations2d, 16, None);
+    for source in &mut factory.sources {
+        if let ActivationSource::Dataset(s) = source {
+            (s.repeat, s.shuffle_records) = (false, false);
+        }
+    }
+}
+
+/// Features that fire on between 0.02 % and 2 % of tokens, the strongest: rarer ones are noise in a small sample, denser ones
+/// hard to read.
+fn worth_a_look(store: &dyn Store, key: &DictionaryKey, tokens: u64) -> Result<Vec<u32>> {
+    let share = |s: f64| Some((s * tokens as f64) as u64);
+    let filter =
+        FeatureFilter { min_act_times: share(2e-4), max_act_times: share(2e-2), ..FeatureFilter::default() };
+    let query = FeatureQuery { filter, sort: SortBy::MaxAct, descending: true, offset: 0, limit: FEATURES };
+    Ok(store.features(key, ANALYSIS, &query)?.features.iter().map(|f| f.index).collect())
 }
 
 fn write_files(args: &Quickstart) -> Result<()> {
@@ -90,41 +134,4 @@ fn write_files(args: &Quickstart) -> Result<()> {
 /// A path as it stands inside a basic TOML string.
 fn toml_text(path: &Path) -> String {
     path.display().to_string().replace('\\', "\\\\").replace('"', "\\\"")
-}
-
-fn show(feature: &FeatureLook) {
-    println!("\nfeature {} · fires on {:.2} % of tokens", feature.feature, 100.0 * feature.density);
-    let colour = std::io::stdout().is_terminal();
-    for context in &feature.contexts {
-        let peak = context.pieces.get(context.peak).map_or(0.0, |(_, a)| *a);
-        let mut line = String::new();
-        for (i, (text, activation)) in context.pieces.iter().enumerate() {
-            let text = text.replace(['\n', '\r'], "⏎");
-            line.push_str(&shade(&text, activation / peak, i == context.peak, colour));
-        }
-        println!("  {peak:>6.2}  {}", line.trim_start());
-    }
-}
-
-/// A token by its share of the peak's activation: coloured on a terminal, the peak in brackets elsewhere.
-fn shade(text: &str, share: f32, peak: bool, colour: bool) -> String {
-    match (colour, share) {
-        (false, _) if peak => format!("[{text}]"),
-        (true, 0.66..) => format!("\x1b[1;97;41m{text}\x1b[0m"),
-        (true, 0.33..0.66) => format!("\x1b[30;43m{text}\x1b[0m"),
-        (true, 0.01..0.33) => format!("\x1b[33m{text}\x1b[0m"),
-        _ => text.to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_peak_stands_out_with_and_without_colour() {
-        assert_eq!(shade("cat", 1.0, true, false), "[cat]");
-        assert_eq!(shade("cat", 0.0, false, true), "cat");
-        assert!(shade("cat", 1.0, true, true).starts_with("\x1b[1;97;41m"));
-    }
 }

@@ -40,7 +40,25 @@ impl HostCodes {
         }
     }
 
-    pub(super) fn collect<R: IntoIterator<Item = (u32, f32)>>(rows: impl Iterator<Item = R>) -> Self {
+    /// Of each entry the strongest of several codes of the same rows, as one feature has in every head of a crosscoder.
+    pub fn strongest(codes: &[Self]) -> Self {
+        let rows = codes.first().map_or(0, Self::rows);
+        Self::collect((0..rows).map(|r| {
+            let mut all: Vec<(u32, f32)> = codes.iter().flat_map(|c| c.row(r).iter().copied()).collect();
+            all.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.abs().total_cmp(&a.1.abs())));
+            all.dedup_by_key(|e| e.0);
+            all
+        }))
+    }
+
+    /// Sum over rows that count of the squared number of entries, and the number of those rows.
+    pub(super) fn pairs(&self, mask: &[u8]) -> (f64, f64) {
+        let counted = (0..self.rows()).filter(|&r| mask[r] != 0);
+        counted.fold((0.0, 0.0), |(pairs, n), r| (pairs + (self.row(r).len() as f64).powi(2), n + 1.0))
+    }
+
+    /// From rows of entries; those of value 0 are left out.
+    pub fn collect<R: IntoIterator<Item = (u32, f32)>>(rows: impl Iterator<Item = R>) -> Self {
         let mut all = Self { ptr: vec![0], entries: Vec::new() };
         for row in rows {
             all.entries.extend(row.into_iter().filter(|&(_, v)| v != 0.0));

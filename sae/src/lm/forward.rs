@@ -8,7 +8,7 @@ use super::{
     rotary,
 };
 use crate::{Error, Result};
-use lm_saes_runtime::{DType, GemmOpts, MapKind, Queue, Tensor, ViewMut};
+use lm_saes_runtime::{DType, GemmOpts, MapKind, Queue, Tensor, View, ViewMut};
 use std::ops::Range;
 
 /// Bytes of logits that exist at a time while losses are computed.
@@ -47,6 +47,30 @@ impl Lm {
     pub fn losses(&self, q: &mut Queue, tokens: &Tokens<'_>, edit: Option<Edit<'_>>) -> Result<Vec<f32>> {
         let mut pass = Pass::new(self, q, tokens, &[], edit, true)?;
         pass.losses(tokens).map_err(Halt::into_error)
+    }
+
+    /// Logits `[n, d_vocab]` of vectors `x [n, d_model]` of the final residual stream: `unembed(ln_final(x))`.
+    ///
+    /// # Errors
+    /// Vectors of another width.
+    pub fn read_out(&self, q: &mut Queue, x: View<'_>) -> Result<Tensor> {
+        let (n, d_model) = (x.rows(), self.arch.d_model);
+        if x.cols() != d_model {
+            let what = format!(
+                "vectors of {} to read out of {}, whose residual stream is {d_model} wide",
+                x.cols(),
+                self.name()
+            );
+            return Err(Error::Data { what });
+        }
+        let mut vectors = q.empty(n, d_model, DType::F32)?;
+        q.copy(x, &mut vectors)?;
+        let tokens = Tokens { ids: &vec![0; n], batch: n, len: 1, mask: None };
+        let mut pass = Pass::new(self, q, &tokens, &[], None, true)?;
+        let x = pass.norm(&self.outer.ln_final, "ln_final", &vectors).map_err(Halt::into_error)?;
+        let mut logits = pass.empty(self.arch.d_vocab)?;
+        pass.unembed(&x, 0..n, logits.view_mut())?;
+        Ok(logits)
     }
 }
 

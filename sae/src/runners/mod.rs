@@ -1,13 +1,13 @@
 //! One function per job; what the command line and embedders call.
 
-mod contexts;
+mod analyze;
 mod evaluate;
 mod plan;
 mod sweep;
 mod train;
 mod workbench;
 
-pub use contexts::{ContextLook, FeatureLook, Look, LookArgs, strongest_contexts};
+pub use analyze::{AnalysisJob, AnalyzeReport, analyze, analyze_on};
 pub use evaluate::evaluate;
 pub use plan::{LargeTensor, MemberPlan, Memory, Plan, SweepPlan, plan, plan_sweep};
 pub use sweep::{MemberReport, Outcome, SweepReport, sweep};

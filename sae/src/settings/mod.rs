@@ -4,6 +4,7 @@ pub use crate::dictionary::settings::{
     ActFn, CommonSettings, DictionaryChoice, DictionarySettings, NormActivation, PretrainedSettings,
 };
 mod activations;
+mod analyze;
 mod data;
 mod dtype;
 mod fields;
@@ -17,6 +18,7 @@ mod trainer;
 pub use activations::{
     ActivationFactorySettings, ActivationSource, BufferShuffle, CachePath, CachedSource, DatasetSource,
 };
+pub use analyze::{AnalyzeSettings, AnalyzerSettings, SubsampleSettings, load_analysis};
 pub use data::DatasetSettings;
 pub use dtype::DTypeName;
 pub use fields::field_names;

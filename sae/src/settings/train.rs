@@ -175,13 +175,26 @@ impl Default for MongoSettings {
     }
 }
 
+impl MongoSettings {
+    /// Server and database as one address.
+    pub fn address(&self) -> String {
+        let (server, options) = match self.mongo_uri.split_once('?') {
+            Some((server, options)) => (server, format!("?{options}")),
+            None => (self.mongo_uri.as_str(), String::new()),
+        };
+        format!("{}/{}{options}", server.trim_end_matches('/'), self.mongo_db)
+    }
+}
+
 /// `null` is the default too, as in settings the reference system wrote itself.
-fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(d: D) -> Result<T, D::Error> {
+pub(super) fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    d: D,
+) -> Result<T, D::Error> {
     Ok(Option::deserialize(d)?.unwrap_or_default())
 }
 
 /// One stream, written as one factory or as a list with a share of the hook points each.
-fn one_or_many<'de, D: Deserializer<'de>>(d: D) -> Result<ActivationFactorySettings, D::Error> {
+pub(super) fn one_or_many<'de, D: Deserializer<'de>>(d: D) -> Result<ActivationFactorySettings, D::Error> {
     struct Form;
     impl<'de> de::Visitor<'de> for Form {
         type Value = ActivationFactorySettings;
@@ -209,13 +222,13 @@ fn one_or_many<'de, D: Deserializer<'de>>(d: D) -> Result<ActivationFactorySetti
     d.deserialize_any(Form)
 }
 
-fn one() -> usize {
+pub(super) fn one() -> usize {
     1
 }
-fn yes() -> bool {
+pub(super) fn yes() -> bool {
     true
 }
-fn auto() -> String {
+pub(super) fn auto() -> String {
     "auto".into()
 }
 
@@ -248,7 +261,7 @@ impl EvaluateSettings {
     }
 }
 
-fn single(key: &str, value: usize) -> Result<()> {
+pub(super) fn single(key: &str, value: usize) -> Result<()> {
     if value == 1 {
         return Ok(());
     }

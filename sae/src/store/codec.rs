@@ -10,32 +10,36 @@ const FORM: u64 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Damaged;
 
+/// Bytes being written.
 #[derive(Default)]
-struct Out(Vec<u8>);
+pub(crate) struct Out(Vec<u8>);
 
 impl Out {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut out = Self::default();
         out.int(FORM);
         out
     }
-    fn int(&mut self, mut v: u64) {
+    pub fn int(&mut self, mut v: u64) {
         while v >= 0x80 {
             self.0.push(v as u8 | 0x80);
             v >>= 7;
         }
         self.0.push(v as u8);
     }
-    fn float(&mut self, v: f32) {
+    pub fn float(&mut self, v: f32) {
         self.0.extend_from_slice(&v.to_le_bytes());
     }
-    fn text(&mut self, s: &str) {
+    pub fn text(&mut self, s: &str) {
         self.int(s.len() as u64);
         self.0.extend_from_slice(s.as_bytes());
     }
-    fn list<T>(&mut self, items: &[T], mut put: impl FnMut(&mut Self, &T)) {
+    pub fn list<T>(&mut self, items: &[T], mut put: impl FnMut(&mut Self, &T)) {
         self.int(items.len() as u64);
         items.iter().for_each(|item| put(self, item));
+    }
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.0
     }
     fn floats(&mut self, items: &[f32]) {
         self.list(items, |o, v| o.float(*v));
@@ -48,16 +52,17 @@ impl Out {
     }
 }
 
-struct In<'a>(&'a [u8]);
+/// Bytes being read.
+pub(crate) struct In<'a>(&'a [u8]);
 
-type Read<T> = Result<T, Damaged>;
+pub(crate) type Read<T> = Result<T, Damaged>;
 
 impl<'a> In<'a> {
-    fn new(bytes: &'a [u8]) -> Read<Self> {
+    pub fn new(bytes: &'a [u8]) -> Read<Self> {
         let mut it = Self(bytes);
         if it.int()? == FORM { Ok(it) } else { Err(Damaged) }
     }
-    fn int(&mut self) -> Read<u64> {
+    pub fn int(&mut self) -> Read<u64> {
         let mut value = 0;
         for shift in (0..64).step_by(7) {
             let (&byte, rest) = self.0.split_first().ok_or(Damaged)?;
@@ -69,7 +74,7 @@ impl<'a> In<'a> {
         }
         Err(Damaged)
     }
-    fn small(&mut self) -> Read<u32> {
+    pub fn small(&mut self) -> Read<u32> {
         self.int()?.try_into().map_err(|_| Damaged)
     }
     fn bytes(&mut self, n: usize) -> Read<&'a [u8]> {
@@ -77,15 +82,15 @@ impl<'a> In<'a> {
         self.0 = rest;
         Ok(head)
     }
-    fn float(&mut self) -> Read<f32> {
+    pub fn float(&mut self) -> Read<f32> {
         let bytes = self.bytes(4)?;
         Ok(f32::from_le_bytes(bytes.try_into().map_err(|_| Damaged)?))
     }
-    fn text(&mut self) -> Read<String> {
+    pub fn text(&mut self) -> Read<String> {
         let n = self.int()? as usize;
         String::from_utf8(self.bytes(n)?.to_vec()).map_err(|_| Damaged)
     }
-    fn list<T>(&mut self, mut take: impl FnMut(&mut Self) -> Read<T>) -> Read<Vec<T>> {
+    pub fn list<T>(&mut self, mut take: impl FnMut(&mut Self) -> Read<T>) -> Read<Vec<T>> {
         let n = self.int()? as usize;
         // Every item takes at least a byte, so a damaged length cannot ask for much memory.
         if n > self.0.len() {
@@ -99,7 +104,7 @@ impl<'a> In<'a> {
     fn related(&mut self) -> Read<Vec<Related>> {
         self.list(|i| Ok(Related { feature: i.small()?, value: i.float()? }))
     }
-    fn end<T>(self, value: T) -> Read<T> {
+    pub fn end<T>(self, value: T) -> Read<T> {
         if self.0.is_empty() { Ok(value) } else { Err(Damaged) }
     }
 }

@@ -20,7 +20,7 @@
 //! name, and a writer that is killed leaves it in place. Explanations, metrics, bookmarks and lists belong to the feature, not
 //! to an analysis, and survive a new one. All methods take `&self` and may be called from any thread.
 
-mod codec;
+pub(crate) mod codec;
 mod records;
 mod sqlite;
 

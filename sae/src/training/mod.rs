@@ -19,7 +19,7 @@ pub mod trackers;
 mod trainer;
 pub use initializer::{Initialised, NORM_BATCHES, initialise};
 pub use loss::{LossSettings, SparsityLoss};
-pub use observer::{MemberProgress, Observer, Progress, Silent};
+pub use observer::{Advance, MemberProgress, Observer, Progress, Silent};
 pub use replay::Replay;
 pub(crate) use resume::difference;
 pub use resume::{resume_point, trainer_identity};

@@ -35,6 +35,21 @@ pub struct MemberProgress<'a> {
     pub progress: Progress,
 }
 
+/// How far a pass over tokens or features is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Advance {
+    /// What is counted.
+    pub what: &'static str,
+    /// Done.
+    pub done: u64,
+    /// To do; the text may end earlier.
+    pub total: u64,
+    /// Done a second since this process started the pass.
+    pub per_second: f64,
+    /// Time left at that rate.
+    pub remaining: Duration,
+}
+
 /// Watches training. Every method has an empty default.
 pub trait Observer {
     /// A step was done. `Break` ends training after a snapshot.
@@ -44,6 +59,10 @@ pub trait Observer {
     /// A sweep trained on one more batch; these members are still in training or have just ended. `Break` ends the sweep after
     /// a snapshot. [`Observer::step`] and [`Observer::record`] are not called in sweeps.
     fn members(&mut self, _members: &[MemberProgress<'_>]) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+    /// A pass over tokens or features went on. `Break` ends it after a snapshot, where it has snapshots.
+    fn advanced(&mut self, _advance: &Advance) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
     /// A record was handed to the trackers.

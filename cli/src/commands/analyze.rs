@@ -1,0 +1,68 @@
+//! `lm-saes analyze`: what every feature does, into a store.
+
+use crate::{args::Analyze, print, progress::Console};
+use anyhow::Result;
+use lm_saes::{
+    runners::{self, AnalyzeReport, Start},
+    settings,
+};
+use lm_saes_runtime::Registry;
+use serde_json::json;
+
+pub fn run(args: &Analyze, registry: &Registry) -> Result<()> {
+    let mut settings = settings::load_analysis(&args.path, args.text.as_deref(), args.tokens, &args.set)?;
+    if let Some(device) = &args.device {
+        settings.device_type.clone_from(device);
+    }
+    if args.store.is_some() {
+        settings.store.clone_from(&args.store);
+    }
+    let start = match (args.resume, args.overwrite) {
+        (true, _) => Start::Resume,
+        (_, true) => Start::Overwrite,
+        _ => Start::Fresh,
+    };
+    let report = runners::analyze(&settings, registry, &mut Console::new(), start)?;
+    let address = settings.store_address();
+    if args.json {
+        let (tokens, took) = report.rate;
+        println!(
+            "{:#}",
+            json!({
+                "sae_name": report.key.name,
+                "sae_series": report.key.series,
+                "complete": report.complete,
+                "n_analyzed_tokens": report.n_analyzed_tokens,
+                "n_contexts": report.n_contexts,
+                "alive": report.alive,
+                "d_sae": report.d_sae,
+                "resumed_from": report.resumed_from,
+                "tokens_per_second": tokens as f64 / took.as_secs_f64().max(1e-9),
+                "store": address,
+            })
+        );
+    } else {
+        report_analysis(&report, &address);
+    }
+    Ok(())
+}
+
+/// What was analysed and where it is.
+pub fn report_analysis(r: &AnalyzeReport, address: &str) {
+    if let Some(tokens) = r.resumed_from {
+        println!("continued after {} tokens", print::count(tokens));
+    }
+    let (tokens, took) = r.rate;
+    println!(
+        "analysed {} tokens in {} contexts ({} tokens/s, language model included): {} of {} features fired",
+        print::count(r.n_analyzed_tokens),
+        print::count(r.n_contexts),
+        print::count((tokens as f64 / took.as_secs_f64().max(1e-9)) as u64),
+        print::count(r.alive as u64),
+        print::count(r.d_sae as u64),
+    );
+    match r.complete {
+        true => println!("store: {address}"),
+        false => println!("stopped; --resume continues"),
+    }
+}

@@ -1,0 +1,338 @@
+//! The pass over all features at once. Entries of a batch are grouped by feature, then threads own ranges of features: no locks,
+//! and the result is the same with any number of them.
+
+use super::{
+    HostCodes,
+    feature::{FeatureState, Place},
+    rules::{Rules, Sampler},
+};
+use crate::{
+    Error, Result, files,
+    store::{
+        FeatureAnalysis,
+        codec::{Damaged, In, Out, Read},
+    },
+};
+use rayon::prelude::*;
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+};
+
+/// Contexts among which those without activation are looked for.
+const POOL: usize = 256;
+/// Features a thread takes at a time.
+const STRIPE: usize = 128;
+/// Pairs counted per token, on average: enough for the shares, little beside encoding.
+const PAIRS: f64 = 512.0;
+
+/// A context in which few features are active, kept for those that are not.
+struct Pooled {
+    rank: u32,
+    context: u32,
+    /// Sorted.
+    active: Vec<u32>,
+}
+
+/// Statistics and samples of every feature.
+pub struct Analyzer {
+    rules: Rules,
+    features: Vec<FeatureState>,
+    pool: Vec<Pooled>,
+    /// Token ids of the contexts something points to, and of some nothing points to any more.
+    contexts: HashMap<u32, Box<[u32]>>,
+    /// Contexts after which those nothing points to are dropped.
+    collect_at: usize,
+    n_contexts: u32,
+    n_tokens: u64,
+    n_analyzed: u64,
+    /// Partners are counted on one token in this many; 0 until the first batch decides.
+    stride: u64,
+}
+
+/// One batch of whole contexts.
+pub struct Seen<'a> {
+    /// Codes of every row.
+    pub codes: &'a HostCodes,
+    /// Token id of each row.
+    pub tokens: &'a [u32],
+    /// 1 for each row that counts.
+    pub mask: &'a [u8],
+    /// Rows of a context.
+    pub len: usize,
+    /// Id of padding, which is cut off where it ends a context.
+    pub pad: u32,
+}
+
+impl Analyzer {
+    /// Nothing seen yet.
+    pub fn new(d_sae: usize, rules: Rules) -> Self {
+        Self {
+            rules,
+            features: vec![FeatureState::new(); d_sae],
+            pool: Vec::new(),
+            contexts: HashMap::new(),
+            collect_at: 4096,
+            n_contexts: 0,
+            n_tokens: 0,
+            n_analyzed: 0,
+            stride: 0,
+        }
+    }
+
+    /// Tokens seen, those that do not count included.
+    pub fn n_tokens(&self) -> u64 {
+        self.n_tokens
+    }
+
+    /// Tokens that counted.
+    pub fn n_analyzed_tokens(&self) -> u64 {
+        self.n_analyzed
+    }
+
+    /// Contexts seen.
+    pub fn n_contexts(&self) -> u32 {
+        self.n_contexts
+    }
+
+    /// Features that were active at least once.
+    pub fn alive(&self) -> usize {
+        self.features.iter().filter(|f| f.act_times > 0).count()
+    }
+
+    /// Adds a batch of contexts.
+    ///
+    /// # Errors
+    /// Activations that are not finite, or a batch that is no whole number of contexts.
+    pub fn add(&mut self, seen: &Seen<'_>) -> Result<()> {
+        let rows = seen.codes.rows();
+        if seen.len == 0
+            || !rows.is_multiple_of(seen.len)
+            || seen.tokens.len() != rows
+            || seen.mask.len() != rows
+        {
+            return Err(Error::Data { what: format!("{rows} rows are no contexts of {} tokens", seen.len) });
+        }
+        let columns = ByFeature::new(seen, self.features.len())?;
+        if self.stride == 0 {
+            let (pairs, counted) = seen.codes.pairs(seen.mask);
+            self.stride = (pairs / counted.max(1.0) / PAIRS).ceil().max(1.0) as u64;
+        }
+        let paired = self.paired_rows(seen);
+        let places: Vec<Place> = (0..rows / seen.len)
+            .map(|i| {
+                let context = self.n_contexts + i as u32;
+                Place { context, rank: rank(self.rules.seed, context), first_row: (i * seen.len) as u32 }
+            })
+            .collect();
+        let rules = &self.rules;
+        self.features.par_chunks_mut(STRIPE).enumerate().for_each(|(stripe, features)| {
+            for (i, state) in features.iter_mut().enumerate() {
+                let feature = stripe * STRIPE + i;
+                let entries = columns.of(feature);
+                for group in entries.chunk_by(|a, b| a.0 / seen.len as u32 == b.0 / seen.len as u32) {
+                    state.add(rules, places[group[0].0 as usize / seen.len], group);
+                }
+                for &(row, _) in entries.iter().filter(|(row, _)| paired[*row as usize]) {
+                    state.paired += 1;
+                    for &(other, _) in seen.codes.row(row as usize) {
+                        if other as usize != feature {
+                            state.partners.add(other);
+                        }
+                    }
+                }
+            }
+        });
+        for (i, place) in places.iter().enumerate() {
+            self.remember(seen, i, *place);
+        }
+        self.n_contexts += places.len() as u32;
+        self.n_tokens += rows as u64;
+        self.n_analyzed += seen.mask.iter().filter(|&&m| m != 0).count() as u64;
+        self.drop_unused();
+        Ok(())
+    }
+
+    /// On which rows partners are counted: every `stride`-th token of the stream that counts.
+    fn paired_rows(&self, seen: &Seen<'_>) -> Vec<bool> {
+        let mut n = self.n_analyzed;
+        let mut every = |&m: &u8| {
+            n += u64::from(m != 0);
+            m != 0 && (n - 1).is_multiple_of(self.stride)
+        };
+        seen.mask.iter().map(&mut every).collect()
+    }
+
+    /// Keeps the context's tokens, and the context in the pool if its rank is among the lowest.
+    fn remember(&mut self, seen: &Seen<'_>, i: usize, place: Place) {
+        let rows = i * seen.len..(i + 1) * seen.len;
+        let (tokens, mask) = (&seen.tokens[rows.clone()], &seen.mask[rows.clone()]);
+        let real = (0..seen.len).rposition(|t| mask[t] != 0 || tokens[t] != seen.pad).map_or(0, |t| t + 1);
+        if mask.iter().all(|&m| m == 0) {
+            return;
+        }
+        self.contexts.insert(place.context, tokens[..real].into());
+        // Another draw than that of the samples, or contexts would be both.
+        let key = (rank(self.rules.seed ^ 0x706f_6f6c, place.context), place.context);
+        if self.pool.len() == POOL && self.pool.last().is_some_and(|p| (p.rank, p.context) <= key) {
+            return;
+        }
+        let mut active: Vec<u32> =
+            rows.filter(|&r| seen.mask[r] != 0).flat_map(|r| seen.codes.row(r)).map(|e| e.0).collect();
+        active.sort_unstable();
+        active.dedup();
+        let at = self.pool.partition_point(|p| (p.rank, p.context) < key);
+        self.pool.insert(at, Pooled { rank: key.0, context: key.1, active });
+        self.pool.truncate(POOL);
+    }
+
+    /// Contexts samples and pool point to.
+    fn used(&self) -> HashSet<u32> {
+        let pool = self.pool.iter().map(|p| p.context);
+        self.features.iter().flat_map(FeatureState::contexts).chain(pool).collect()
+    }
+
+    fn drop_unused(&mut self) {
+        if self.contexts.len() >= self.collect_at {
+            let used = self.used();
+            self.contexts.retain(|c, _| used.contains(c));
+            self.collect_at = 2 * self.contexts.len().max(2048);
+        }
+    }
+
+    /// Contexts in which `feature` was not active, up to `n`, in an order of its own.
+    fn silent(&self, feature: u32, n: usize) -> Vec<u32> {
+        let start = rank(self.rules.seed, feature) as usize;
+        (0..self.pool.len())
+            .map(|i| &self.pool[(start + i) % self.pool.len()])
+            .filter(|p| p.active.binary_search(&feature).is_err())
+            .take(n)
+            .map(|p| p.context)
+            .collect()
+    }
+
+    /// What was found of one feature; what depends on texts and decoder is left to others.
+    pub fn feature(&self, feature: u32) -> FeatureAnalysis {
+        let state = &self.features[feature as usize];
+        let mut found = state.result(&self.rules, feature, |n| self.silent(feature, n));
+        if found.act_times == 0 {
+            // Every context would do: none says anything about a feature that never fired.
+            found
+                .samplings
+                .retain(|s| !self.rules.samplings.iter().any(|r| r.0 == s.name && r.1 == Sampler::Silent));
+        }
+        found
+    }
+
+    /// Token ids of a context a sample points to.
+    pub fn context(&self, id: u32) -> Option<&[u32]> {
+        self.contexts.get(&id).map(|c| &**c)
+    }
+
+    /// Writes the whole state, atomically.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let mut out = Out::new();
+        out.text(&self.rules.identity().to_string());
+        for n in [u64::from(self.n_contexts), self.n_tokens, self.n_analyzed, self.stride] {
+            out.int(n);
+        }
+        out.list(&self.pool, |o, p| {
+            o.int(p.rank.into());
+            o.int(p.context.into());
+            o.list(&p.active, |o, f| o.int((*f).into()));
+        });
+        let used = self.used();
+        let mut contexts: Vec<_> = self.contexts.iter().filter(|(c, _)| used.contains(c)).collect();
+        contexts.sort();
+        out.list(&contexts, |o, (c, ids)| {
+            o.int((**c).into());
+            o.list(ids, |o, id| o.int((*id).into()));
+        });
+        out.list(&self.features, |o, f| f.write(o));
+        let bytes = out.into_bytes();
+        files::write_atomic(path, |w| w.write_all(&bytes))
+    }
+
+    /// Takes up a saved state.
+    ///
+    /// # Errors
+    /// A state of other rules or of a dictionary of another width, or a damaged file.
+    pub fn load(&mut self, path: &Path) -> Result<()> {
+        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+        let (identity, saved) = read(&bytes, &self.rules)
+            .map_err(|Damaged| Error::format(path, "is no state of an analysis; remove it to start again"))?;
+        if identity != self.rules.identity().to_string() || saved.features.len() != self.features.len() {
+            let what = "was saved with other analyzer settings or another dictionary; set them back, or start again with --overwrite";
+            return Err(Error::format(path, what));
+        }
+        *self = saved;
+        Ok(())
+    }
+}
+
+fn read(bytes: &[u8], rules: &Rules) -> Read<(String, Analyzer)> {
+    let mut i = In::new(bytes)?;
+    let identity = i.text()?;
+    let (n_contexts, n_tokens, n_analyzed, stride) = (i.small()?, i.int()?, i.int()?, i.int()?);
+    let pool =
+        i.list(|i| Ok(Pooled { rank: i.small()?, context: i.small()?, active: i.list(In::small)? }))?;
+    let contexts: HashMap<u32, Box<[u32]>> =
+        i.list(|i| Ok((i.small()?, i.list(In::small)?.into_boxed_slice())))?.into_iter().collect();
+    let features = i.list(FeatureState::read)?;
+    let collect_at = 2 * contexts.len().max(2048);
+    let rules = rules.clone();
+    let saved =
+        Analyzer { rules, features, pool, contexts, collect_at, n_contexts, n_tokens, n_analyzed, stride };
+    i.end((identity, saved))
+}
+
+/// A random number that depends on seed and number only (the finaliser of SplitMix64).
+fn rank(seed: u64, number: u32) -> u32 {
+    let mut z = seed.wrapping_add(u64::from(number).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    ((z ^ (z >> 31)) >> 32) as u32
+}
+
+/// The entries of rows that count, by feature.
+struct ByFeature {
+    ptr: Vec<u32>,
+    entries: Vec<(u32, f32)>,
+}
+
+impl ByFeature {
+    fn new(seen: &Seen<'_>, d_sae: usize) -> Result<Self> {
+        let counted = || (0..seen.codes.rows()).filter(|&r| seen.mask[r] != 0);
+        let mut ptr = vec![0u32; d_sae + 1];
+        for r in counted() {
+            for &(feature, value) in seen.codes.row(r) {
+                if !value.is_finite() {
+                    let what =
+                        format!("the activation of feature {feature} on token {} is {value}", seen.tokens[r]);
+                    return Err(Error::Data { what });
+                }
+                let n = ptr.get_mut(feature as usize + 1).ok_or_else(|| Error::Data {
+                    what: format!("feature {feature} of a dictionary of {d_sae}"),
+                })?;
+                *n += 1;
+            }
+        }
+        for i in 0..d_sae {
+            ptr[i + 1] += ptr[i];
+        }
+        let mut next = ptr.clone();
+        let mut entries = vec![(0, 0.0); ptr[d_sae] as usize];
+        for r in counted() {
+            for &(feature, value) in seen.codes.row(r) {
+                let at = &mut next[feature as usize];
+                entries[*at as usize] = (r as u32, value);
+                *at += 1;
+            }
+        }
+        Ok(Self { ptr, entries })
+    }
+
+    fn of(&self, feature: usize) -> &[(u32, f32)] {
+        &self.entries[self.ptr[feature] as usize..self.ptr[feature + 1] as usize]
+    }
+}

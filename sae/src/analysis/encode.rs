@@ -1,0 +1,110 @@
+//! From a batch of raw activations to feature activations on the host: normalised as the dictionary says, encoded, and made one
+//! code a token where a variant has several.
+
+use super::HostCodes;
+use crate::{
+    Error, Result,
+    activations::Batch,
+    dictionary::{
+        Dictionary,
+        normalise::{self, Scaling, Scratch},
+    },
+};
+use lm_saes_runtime::{Arena, DType, Queue, Tensor, View};
+
+/// Room to encode batches of up to so many rows.
+pub struct Encoder {
+    rows: usize,
+    layer: Option<usize>,
+    scratch: Scratch,
+    factors: Tensor,
+    /// Keeps the dictionary's step memory alive.
+    _arena: Arena,
+}
+
+impl Encoder {
+    /// Plans `dictionary` for inference on `rows` rows. `layer` chooses among the layers of a cross-layer transcoder.
+    pub fn new(
+        q: &mut Queue,
+        dictionary: &mut dyn Dictionary,
+        rows: usize,
+        layer: Option<usize>,
+    ) -> Result<Self> {
+        let k = dictionary.settings().top_k();
+        let mut plan = Arena::planning("analysis");
+        dictionary.plan(&mut plan, rows, k, None)?;
+        let mut arena = Arena::build(&plan, q.device())?;
+        dictionary.plan(&mut arena, rows, k, None)?;
+        let scratch = Scratch::new(q, rows)?;
+        let factors = q.empty(rows, 1, DType::F32)?;
+        Ok(Self { rows, layer, scratch, factors, _arena: arena })
+    }
+
+    /// Rows it has room for.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The codes of a batch, whose activations are normalised in place. `hook_points` says what `batch.acts` are.
+    ///
+    /// # Errors
+    /// A hook point the dictionary reads is not among them, or the layer to look at is not named.
+    pub fn codes(
+        &mut self,
+        q: &mut Queue,
+        dictionary: &mut dyn Dictionary,
+        hook_points: &[String],
+        batch: &mut Batch,
+    ) -> Result<HostCodes> {
+        let wanted = dictionary.hook_points_in();
+        let context = batch.contexts.map(|(_, len)| len);
+        let mut order = Vec::new();
+        for hook in &wanted {
+            let at = hook_points.iter().position(|h| h == hook).ok_or_else(|| {
+                let what = format!(
+                    "must contain {hook:?}, which the dictionary reads; it has {}",
+                    hook_points.join(", ")
+                );
+                Error::setting("activation_factory.hook_points", what)
+            })?;
+            order.push(at);
+        }
+        let mut done = Vec::new();
+        for (hook, &at) in wanted.iter().zip(&order) {
+            let scaling = Scaling::of(dictionary, hook)?;
+            if done.contains(&at) || scaling.constant() == Some(1.0) {
+                continue;
+            }
+            done.push(at);
+            let x = &mut batch.acts[at];
+            let rows = x.rows();
+            scaling.factors(q, x.view(), context, &mut self.scratch, self.factors.rows_mut(0..rows))?;
+            normalise::normalise_in_place(q, self.factors.rows_view(0..rows), x.view_mut())?;
+        }
+        let inputs: Vec<View<'_>> = order.iter().map(|&at| batch.acts[at].view()).collect();
+        let k = dictionary.settings().top_k();
+        dictionary.forward(q, &inputs, context, k)?;
+        self.combine(q, dictionary)
+    }
+
+    fn combine(&self, q: &mut Queue, dictionary: &dyn Dictionary) -> Result<HostCodes> {
+        let codes = dictionary.codes();
+        if dictionary.averaged_heads() > 1 {
+            let all: Vec<HostCodes> =
+                codes.into_iter().map(|c| HostCodes::download(q, c)).collect::<Result<_>>()?;
+            return Ok(HostCodes::strongest(&all));
+        }
+        let n = codes.len();
+        let which = match (n, self.layer) {
+            (1, _) => 0,
+            (_, Some(layer)) if layer < n => layer,
+            (_, given) => {
+                let given = given.map_or("it is not set".into(), |l| format!("{l} is not one of them"));
+                let what =
+                    format!("this dictionary has {n} layers of features; name the one to analyse ({given})");
+                return Err(Error::setting("analyzer.clt_layer", what));
+            }
+        };
+        HostCodes::download(q, codes[which])
+    }
+}

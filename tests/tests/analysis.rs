@@ -1,0 +1,343 @@
+//! Feature analysis against a slow count of everything, on data small enough to keep it all; then the same through batches,
+//! threads and a state that is saved and taken up again.
+
+use lm_saes::{
+    analysis::{Analyzer, Decoders, HostCodes, NON_ACTIVATING, Rules, Seen},
+    lm::{Lm, Run, Tokens},
+    settings::{AnalyzerSettings, LanguageModelSettings, SubsampleSettings},
+    store::{FeatureAnalysis, Sample, Sampling},
+};
+use lm_saes_runtime::{Queue, View};
+use std::{collections::BTreeMap, path::Path};
+
+const D_SAE: usize = 24;
+const LEN: usize = 8;
+const PAD: u32 = 999;
+
+/// Numbers that look random and are the same everywhere.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 33
+    }
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+}
+
+/// Everything, kept.
+struct Data {
+    rows: Vec<Vec<(u32, f32)>>,
+    tokens: Vec<u32>,
+    mask: Vec<u8>,
+}
+
+/// `contexts` contexts; feature 0 never fires, feature 1 always, feature 2 has negative activations; the last tokens of some
+/// contexts are padding, and one token does not count though features are active on it.
+fn data(contexts: usize) -> Data {
+    let mut n = Numbers(7);
+    let mut d = Data { rows: Vec::new(), tokens: Vec::new(), mask: Vec::new() };
+    for context in 0..contexts {
+        let real = if context % 4 == 3 { LEN - 3 } else { LEN };
+        for at in 0..LEN {
+            let mut row = vec![(1u32, 0.5 + at as f32)];
+            for f in 2..D_SAE as u32 {
+                if n.below(u64::from(f) + 3) == 0 {
+                    let v = 2f32.powf(n.below(600) as f32 / 100.0 - 3.0);
+                    row.push((f, if f == 2 { -v } else { v }));
+                }
+            }
+            d.rows.push(row);
+            d.tokens.push(if at < real { n.below(500) as u32 } else { PAD });
+            d.mask.push(u8::from(at < real && (context, at) != (2, 1)));
+        }
+    }
+    d
+}
+
+fn rules(n: usize, quantile_samples: usize) -> Rules {
+    let of = |proportion| SubsampleSettings { proportion, n_samples: n, max_length: None };
+    let mut s = AnalyzerSettings::of_tokens(1);
+    s.subsamples = [("top_activations", 1.0), ("subsampling_60%", 0.6), (NON_ACTIVATING, 0.3)]
+        .map(|(name, p)| (name.to_string(), of(p)))
+        .into();
+    (s.quantile_bins, s.quantile_samples) = (4, quantile_samples);
+    s.n_coactivations = 5;
+    Rules::new(&s)
+}
+
+fn add(a: &mut Analyzer, d: &Data, contexts: std::ops::Range<usize>) {
+    let rows = contexts.start * LEN..contexts.end * LEN;
+    let codes = HostCodes::collect(d.rows[rows.clone()].iter().map(|r| r.iter().copied()));
+    let (tokens, mask) = (&d.tokens[rows.clone()], &d.mask[rows]);
+    a.add(&Seen { codes: &codes, tokens, mask, len: LEN, pad: PAD }).unwrap();
+}
+
+fn analysed(d: &Data, rules: Rules, batch: usize) -> Analyzer {
+    let mut a = Analyzer::new(D_SAE, rules);
+    let contexts = d.rows.len() / LEN;
+    for start in (0..contexts).step_by(batch) {
+        add(&mut a, d, start..(start + batch).min(contexts));
+    }
+    a
+}
+
+/// The activations of a feature by context.
+fn by_context(d: &Data, feature: u32) -> BTreeMap<u32, Vec<(u32, f32)>> {
+    let mut all: BTreeMap<u32, Vec<(u32, f32)>> = BTreeMap::new();
+    for (r, row) in d.rows.iter().enumerate().filter(|(r, _)| d.mask[*r] != 0) {
+        for &(_, v) in row.iter().filter(|e| e.0 == feature) {
+            all.entry((r / LEN) as u32).or_default().push(((r % LEN) as u32, v));
+        }
+    }
+    all
+}
+
+fn peak(acts: &[(u32, f32)]) -> f32 {
+    acts.iter().fold(0.0, |m, e| m.max(e.1.abs()))
+}
+
+fn sampling<'a>(f: &'a FeatureAnalysis, name: &str) -> &'a [Sample] {
+    &f.samplings.iter().find(|s| s.name == name).unwrap_or_else(|| panic!("no sampling {name}")).samples
+}
+
+#[test]
+fn every_statistic_is_what_a_slow_count_gives() {
+    let d = data(60);
+    // Room for every context, so that each rule has one right answer.
+    let a = analysed(&d, rules(60, 15), 7);
+    assert_eq!(a.n_analyzed_tokens(), d.mask.iter().filter(|&&m| m == 1).count() as u64);
+    assert_eq!((a.n_tokens(), a.n_contexts(), a.alive()), (60 * LEN as u64, 60, D_SAE - 1));
+    for feature in 0..D_SAE as u32 {
+        let f = a.feature(feature);
+        let truth = by_context(&d, feature);
+        let values: Vec<f32> = truth.values().flatten().map(|e| e.1.abs()).collect();
+        let max = values.iter().copied().fold(0.0, f32::max);
+        let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / values.len().max(1) as f64;
+        assert_eq!(f.act_times, values.len() as u64, "feature {feature}");
+        assert_eq!(f.max_act, max, "feature {feature}");
+        assert!((f64::from(f.mean_act) - mean).abs() < 1e-6 * mean.max(1.0), "feature {feature}");
+        assert_eq!(f.n_contexts, truth.len() as u64, "feature {feature}");
+        histogram_is_right(&f, &values);
+
+        let mut best: Vec<(&u32, &Vec<(u32, f32)>)> = truth.iter().collect();
+        best.sort_by(|x, y| peak(y.1).total_cmp(&peak(x.1)).then(x.0.cmp(y.0)));
+        let as_samples = |all: &[(&u32, &Vec<(u32, f32)>)]| -> Vec<Sample> {
+            let one = |(c, acts): &(&u32, &Vec<(u32, f32)>)| Sample {
+                context: **c,
+                acts: (*acts).clone(),
+                z_pattern: Vec::new(),
+            };
+            all.iter().map(one).collect()
+        };
+        assert_eq!(sampling(&f, "top_activations"), as_samples(&best), "feature {feature}");
+        let below: Vec<_> = best.iter().copied().filter(|e| peak(e.1) <= 0.6 * max).collect();
+        assert_eq!(sampling(&f, "subsampling_60%"), as_samples(&below), "feature {feature}");
+        let groups: Vec<Sampling> =
+            f.samplings.iter().filter(|s| s.name.starts_with("quantile")).cloned().collect();
+        assert_eq!(
+            groups.iter().map(|g| g.name.as_str()).collect::<Vec<_>>(),
+            ["quantile_75_100", "quantile_50_75", "quantile_25_50", "quantile_0_25"]
+        );
+        let drawn: Vec<Sample> = groups.iter().flat_map(|g| g.samples.clone()).collect();
+        assert_eq!(
+            drawn,
+            as_samples(&best),
+            "feature {feature}: the groups in order are all contexts by peak"
+        );
+        for g in &groups {
+            let share = best.len() as f64 / 4.0;
+            assert!(
+                (g.samples.len() as f64 - share).abs() < 1.0,
+                "{}: {} of {}",
+                g.name,
+                g.samples.len(),
+                best.len()
+            );
+        }
+        if feature > 0 {
+            let mut silent: Vec<u32> = sampling(&f, NON_ACTIVATING).iter().map(|s| s.context).collect();
+            silent.sort_unstable();
+            let truth: Vec<u32> = (0..60).filter(|c| !truth.contains_key(c)).collect();
+            assert_eq!(silent, truth, "feature {feature}");
+        }
+        coactivations_are_right(&f, &d, values.len());
+    }
+    assert!(
+        a.feature(0).samplings.iter().all(|s| s.samples.is_empty()),
+        "a feature that never fired has no samples"
+    );
+}
+
+fn histogram_is_right(f: &FeatureAnalysis, values: &[f32]) {
+    let h = &f.histogram;
+    assert_eq!(h.counts.iter().map(|&n| n as usize).sum::<usize>(), values.len(), "feature {}", f.index);
+    for (i, &n) in h.counts.iter().enumerate() {
+        let inside = |v: &&f32| (**v / h.width) as usize == i;
+        assert_eq!(values.iter().filter(inside).count(), n as usize, "feature {} bin {i}", f.index);
+    }
+    if let Some(&last) = h.counts.last() {
+        assert!(last > 0 && h.counts.len() > 16, "feature {}: {} bins", f.index, h.counts.len());
+    }
+}
+
+fn coactivations_are_right(f: &FeatureAnalysis, d: &Data, times: usize) {
+    let mut together = vec![0u32; D_SAE];
+    for (row, _) in d.rows.iter().zip(&d.mask).filter(|(_, m)| **m != 0) {
+        if row.iter().any(|e| e.0 == f.index) {
+            row.iter().filter(|e| e.0 != f.index).for_each(|e| together[e.0 as usize] += 1);
+        }
+    }
+    let mut all: Vec<(u32, u32)> =
+        (0..D_SAE as u32).map(|g| (together[g as usize], g)).filter(|p| p.0 > 0).collect();
+    all.sort_by_key(|&(n, g)| (std::cmp::Reverse(n), g));
+    assert_eq!(f.coactivations.len(), all.len().min(5), "feature {}", f.index);
+    for (got, (n, g)) in f.coactivations.iter().zip(all) {
+        assert_eq!(got.feature, g, "feature {}", f.index);
+        assert!((got.value - n as f32 / times as f32).abs() < 1e-6, "feature {} with {g}", f.index);
+    }
+}
+
+#[test]
+fn few_samples_keep_to_their_rules() {
+    let d = data(400);
+    let a = analysed(&d, rules(5, 3), 16);
+    for feature in 1..D_SAE as u32 {
+        let (f, truth) = (a.feature(feature), by_context(&d, feature));
+        let max = truth.values().map(|acts| peak(acts)).fold(0.0, f32::max);
+        for s in f.samplings.iter().filter(|s| s.name != NON_ACTIVATING).flat_map(|s| &s.samples) {
+            assert_eq!(truth[&s.context], s.acts, "a sample has all activations of its context");
+            let ids = a.context(s.context).expect("the tokens of a sample are there");
+            let row = s.context as usize * LEN;
+            assert_eq!(ids, &d.tokens[row..row + ids.len()]);
+            assert!(
+                d.tokens[row + ids.len()..row + LEN].iter().all(|&t| t == PAD),
+                "only padding is cut off"
+            );
+        }
+        let mut peaks: Vec<f32> = truth.values().map(|acts| peak(acts)).collect();
+        peaks.sort_by(|a, b| b.total_cmp(a));
+        let of = |s: &[Sample]| s.iter().map(|s| peak(&s.acts)).collect::<Vec<_>>();
+        assert_eq!(of(sampling(&f, "top_activations")), peaks[..5.min(peaks.len())], "feature {feature}");
+        let below = of(sampling(&f, "subsampling_60%"));
+        let possible = peaks.iter().filter(|p| **p <= 0.6 * max).count();
+        assert!(below.iter().all(|p| *p <= 0.6 * max), "feature {feature}: {below:?} of {max}");
+        assert_eq!(below.len(), possible.min(5), "feature {feature}");
+        assert!(below.is_sorted_by(|a, b| a >= b));
+        let drawn: usize =
+            f.samplings.iter().filter(|s| s.name.starts_with("quantile")).map(|s| s.samples.len()).sum();
+        assert_eq!(drawn, 12.min(truth.len()), "feature {feature}");
+        for s in sampling(&f, NON_ACTIVATING) {
+            assert!(!truth.contains_key(&s.context) && s.acts.is_empty(), "feature {feature}");
+        }
+    }
+}
+
+/// The reference system compares with the maximum so far: what came before the maximum is lost to it.
+#[test]
+fn a_maximum_that_comes_late_does_not_cost_earlier_samples() {
+    let mut d = Data { rows: Vec::new(), tokens: Vec::new(), mask: Vec::new() };
+    for context in 0..20 {
+        let value = if context == 19 { 100.0 } else { 50.0 - context as f32 };
+        for at in 0..LEN {
+            d.rows.push(if at == 0 { vec![(3, value)] } else { Vec::new() });
+            d.tokens.push(1);
+            d.mask.push(1);
+        }
+    }
+    let f = analysed(&d, rules(5, 3), 1).feature(3);
+    let found = sampling(&f, "subsampling_60%");
+    assert_eq!(found.len(), 5);
+    assert!(found.iter().all(|s| s.acts[0].1 > 40.0), "{found:?}");
+}
+
+#[test]
+fn threads_do_not_matter_and_a_saved_state_goes_on_exactly() {
+    let d = data(120);
+    let all = |a: &Analyzer| (0..D_SAE as u32).map(|f| a.feature(f)).collect::<Vec<_>>();
+    let whole = all(&analysed(&d, rules(4, 3), 8));
+    let pool = |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap();
+    assert_eq!(pool(1).install(|| all(&analysed(&d, rules(4, 3), 8))), whole);
+    assert_eq!(pool(5).install(|| all(&analysed(&d, rules(4, 3), 8))), whole);
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state");
+    let mut a = Analyzer::new(D_SAE, rules(4, 3));
+    for start in (0..120).step_by(8) {
+        add(&mut a, &d, start..start + 8);
+        a.save(&path).unwrap();
+        a = Analyzer::new(D_SAE, rules(4, 3));
+        a.load(&path).unwrap();
+    }
+    assert_eq!(all(&a), whole);
+    let e = Analyzer::new(D_SAE, rules(5, 3)).load(&path).unwrap_err().to_string();
+    assert!(e.contains("other analyzer settings"), "{e}");
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+    assert!(Analyzer::new(D_SAE, rules(4, 3)).load(&path).is_err());
+}
+
+#[test]
+fn activations_that_are_not_finite_are_refused() {
+    let d = Data { rows: vec![vec![(3, f32::NAN)]; LEN], tokens: vec![41; LEN], mask: vec![1; LEN] };
+    let codes = HostCodes::collect(d.rows.iter().map(|r| r.iter().copied()));
+    let seen = Seen { codes: &codes, tokens: &d.tokens, mask: &d.mask, len: LEN, pad: PAD };
+    let e = Analyzer::new(D_SAE, rules(1, 1)).add(&seen).unwrap_err().to_string();
+    assert!(e.contains("feature 3") && e.contains("NaN"), "{e}");
+}
+
+#[test]
+fn the_strongest_of_several_heads_counts() {
+    let head = |e: &[(u32, f32)]| HostCodes::collect([e.to_vec()].into_iter());
+    let both = HostCodes::strongest(&[head(&[(1, 2.0), (5, 1.0)]), head(&[(1, -3.0), (2, 0.5)])]);
+    assert_eq!(both.row(0), [(1, -3.0), (2, 0.5), (5, 1.0)]);
+}
+
+fn queue() -> Queue {
+    Queue::new(&lm_saes_backends::registry().open("cpu").unwrap()).unwrap()
+}
+
+#[test]
+fn neighbours_are_the_largest_cosines() {
+    let mut q = queue();
+    let (s, d) = (50, 6);
+    let mut n = Numbers(3);
+    let mut w: Vec<f32> = (0..s * d).map(|_| n.below(2000) as f32 / 1000.0 - 1.0).collect();
+    w[7 * d..8 * d].fill(0.0);
+    let t = q.tensor(s, d, &w).unwrap();
+    let dot = |a: usize, b: usize| -> f64 {
+        (0..d).map(|i| f64::from(w[a * d + i]) * f64::from(w[b * d + i])).sum()
+    };
+    let found = Decoders::from_parts(vec![View::from(&t)], false).neighbours(&mut q, 5, |_| {}).unwrap();
+    for f in 0..s {
+        let mut all: Vec<(f64, u32)> = (0..s)
+            .filter(|&g| g != f && g != 7 && f != 7)
+            .map(|g| (dot(f, g) / (dot(f, f) * dot(g, g)).sqrt(), g as u32))
+            .collect();
+        all.sort_by(|a, b| b.0.total_cmp(&a.0));
+        all.truncate(5);
+        assert_eq!(found[f].len(), all.len(), "feature {f}");
+        for (got, want) in found[f].iter().zip(all) {
+            assert_eq!(got.feature, want.1, "feature {f}");
+            assert!((f64::from(got.value) - want.0).abs() < 1e-5, "feature {f}");
+        }
+    }
+}
+
+/// Reading out the model's own last residual stream has to give the model's own logits.
+#[test]
+fn vectors_are_read_out_as_the_model_reads_its_own() {
+    let mut q = queue();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../cli/assets/quickstart");
+    let lm = Lm::load(&mut q, &model, &LanguageModelSettings::default()).unwrap();
+    let last = format!("blocks.{}.hook_resid_post", lm.architecture().n_layers - 1);
+    let ids = [5, 60, 7, 300, 2];
+    let tokens = Tokens { ids: &ids, batch: 1, len: 5, mask: None };
+    let out = lm.run(&mut q, &tokens, Run { capture: &[&last], logits: true, ..Run::default() }).unwrap();
+    let logits = lm.read_out(&mut q, out.captured[&last].view()).unwrap();
+    let (got, want): (Vec<f32>, Vec<f32>) =
+        (q.download(&logits).unwrap(), q.download(&out.logits.unwrap()).unwrap());
+    assert!(got.iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-4), "logits differ");
+}
