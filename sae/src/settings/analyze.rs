@@ -257,8 +257,13 @@ pub fn load_analysis(
 
 /// Analysis of the result of a training run, on its own text, in order and once.
 fn of_training(training: &Value) -> Value {
-    let mut factory = training["activation_factory"].clone();
-    if let Some(map) = factory.as_object_mut() {
+    let given = training.get("activation_factory").or_else(|| training.get("activation_factories"));
+    let mut factory = given.cloned().unwrap_or_default();
+    let all = match &mut factory {
+        Value::Array(all) => all.iter_mut().collect(),
+        one => vec![one],
+    };
+    for map in all.into_iter().filter_map(Value::as_object_mut) {
         map.insert("target".into(), json!(Target::Activations2d));
         map.insert("batch_size".into(), json!(CONTEXTS));
         map.shift_remove("buffer_size");
