@@ -479,3 +479,19 @@ fn a_smaller_batch_on_the_same_plan_gives_what_its_own_plan_gives() {
         }
     }
 }
+
+#[test]
+fn unit_decoder_norms_are_made_up_for_by_the_encoder() {
+    let mut q = queue();
+    let x = random(&mut q, ROWS, D, 1);
+    for act_fn in ["relu", "jumprelu", "topk", "batchtopk"] {
+        for glu in [false, true] {
+            let mut d = scrambled(&mut q, &settings(json!({"act_fn": act_fn, "use_glu_encoder": glu})));
+            let (_, before) = apply(&mut q, &mut *d, &x);
+            d.to_unit_decoder_norm(&mut q).unwrap();
+            assert!(d.decoder_norms(&mut q).unwrap().iter().all(|n| (n - 1.0).abs() < 1e-5));
+            let (_, after) = apply(&mut q, &mut *d, &x);
+            assert!(largest_difference(&before, &after) < 2e-5, "{act_fn} {glu}");
+        }
+    }
+}

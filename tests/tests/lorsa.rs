@@ -478,6 +478,52 @@ fn values_started_from_a_model_lie_where_its_values_vary_and_outputs_are_what_it
     }
 }
 
+#[test]
+fn decoder_rows_of_norm_1_change_no_reconstruction() {
+    let mut q = queue();
+    let x = random(&mut q, ROWS, D, 1);
+    for act_fn in ACTIVATIONS {
+        for gating in [true, false] {
+            let settings = settings(json!({"act_fn": act_fn, "sparsity_include_decoder_norm": gating}));
+            let mut d = scrambled(&mut q, &settings);
+            let (codes, before) = apply(&mut q, &mut *d, &x);
+            let norms = d.decoder_norms(&mut q).unwrap();
+            let done = d.to_unit_decoder_norm(&mut q);
+            if !gating && act_fn.ends_with("topk") {
+                assert!(done.unwrap_err().to_string().contains("order"), "{act_fn}");
+                continue;
+            }
+            done.unwrap();
+            assert!(d.decoder_norms(&mut q).unwrap().iter().all(|n| (n - 1.0).abs() < 1e-5));
+            let (scaled, after) = apply(&mut q, &mut *d, &x);
+            assert!(largest_difference(&before, &after) < 2e-5, "{settings:?}");
+            let expected: Vec<f32> = codes.iter().enumerate().map(|(i, c)| c * norms[i % S]).collect();
+            assert!(largest_difference(&expected, &scaled) < 2e-5, "{settings:?}");
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_with_fewer_qk_heads_loads_with_each_repeated() {
+    let mut q = queue();
+    let norm = json!({"n_qk_heads": 3, "use_post_qk_ln": true, "normalization_type": "RMS"});
+    let mut few = scrambled(&mut q, &settings(norm));
+    let dir = tempfile::tempdir().unwrap();
+    checkpoint::save_weights(&mut q, &*few, &dir.path().join("sae_weights.safetensors"), DTypeName::F32)
+        .unwrap();
+    let load = |q: &mut Queue, n_qk_heads: usize| {
+        let mut config = serde_json::to_value(few.settings()).unwrap();
+        config["n_qk_heads"] = n_qk_heads.into();
+        std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        checkpoint::load(q, dir.path(), LoadOptions { strict: true, fold: false }).map(|l| l.dictionary)
+    };
+    let mut many = load(&mut q, 6).unwrap();
+    assert!(load(&mut q, 4).err().unwrap().to_string().contains("W_Q"), "4 heads cannot come of 3");
+    let x = random(&mut q, ROWS, D, 1);
+    let (a, b) = (apply(&mut q, &mut *few, &x), apply(&mut q, &mut *many, &x));
+    assert!(largest_difference(&a.1, &b.1) < 1e-5, "each feature reads through a copy of its head");
+}
+
 /// A job on whole contexts of the tiny model; `more` overrides by dotted key.
 fn lorsa_job(dir: &Path, more: &[&str]) -> lm_saes::Result<TrainReport> {
     let own = [

@@ -268,7 +268,12 @@ fn check_names(file: &Path, stored: &[String], expected: &BTreeSet<String>) -> R
 }
 
 fn read_param(weights: &TensorFile, p: &Param) -> Result<Vec<f32>> {
-    let values = weights.f32_shaped(&p.name, &p.shape)?;
+    let (shape, values) = weights.f32(&p.name)?;
+    let values = p.expanded(&shape, values).ok_or_else(|| Error::Tensor {
+        path: weights.path().into(),
+        name: p.name.clone(),
+        what: format!("has shape {shape:?}, expected {:?}", p.shape),
+    })?;
     // A threshold of exactly 0 is a log-threshold of −∞.
     let zero_threshold = |v: &f32| p.group == super::ParamGroup::Thresholds && *v == f32::NEG_INFINITY;
     if let Some(at) = values.iter().position(|v| !v.is_finite() && !zero_threshold(v)) {

@@ -208,6 +208,16 @@ pub trait Dictionary: Initialise + Send {
     fn decoder_norms(&mut self, q: &mut Queue) -> Result<Vec<f32>>;
     /// Encoder norms `[1, S]`.
     fn encoder_norms(&mut self, q: &mut Queue) -> Result<Vec<f32>>;
+    /// Rewrites the weights so that every decoder row has norm 1 and the dictionary computes what it did.
+    ///
+    /// # Errors
+    /// A dictionary for which that cannot be.
+    fn to_unit_decoder_norm(&mut self, _q: &mut Queue) -> Result<()> {
+        Err(Error::Unsupported {
+            what: "decoder rows of norm 1".into(),
+            why: format!("a dictionary of type {} has no such form", self.settings().sae_type()),
+        })
+    }
     /// Rewrites the weights so that raw activations map to raw activations, exactly, and sets the mode to `inference`.
     fn fold(&mut self, q: &mut Queue) -> Result<()>;
 }

@@ -22,6 +22,8 @@ pub struct Param {
     /// Whether the device holds each matrix of the checkpoint's last two axes transposed (`W_E` is `[d, S]` in files, `[S, d]`
     /// here, so that sparse gradients gather contiguous rows). Leading axes are stacked in rows either way.
     pub transposed: bool,
+    /// Whether the first axis counts heads that a file may have fewer of, each then standing for several.
+    pub of_heads: bool,
     /// Optimiser group.
     pub group: ParamGroup,
     /// Value, f32.
@@ -36,7 +38,13 @@ impl Param {
         let cols = shape.last().copied().unwrap_or(1);
         let rows = shape.iter().rev().skip(1).product();
         let (value, group) = (q.zeros(rows, cols, DType::F32)?, ParamGroup::Others);
-        Ok(Self { name: name.into(), shape: shape.into(), transposed: false, group, value, grad: None })
+        let (name, shape) = (name.into(), shape.into());
+        Ok(Self { name, shape, transposed: false, of_heads: false, group, value, grad: None })
+    }
+
+    /// The same, its first axis counting heads that a file may have fewer of.
+    pub fn of_heads(self) -> Self {
+        Self { of_heads: true, ..self }
     }
 
     /// Zeros, each matrix of the last two axes of `shape` held transposed.
@@ -77,6 +85,23 @@ impl Param {
     pub fn to_stored<'a>(&self, held: &'a [f32]) -> Cow<'a, [f32]> {
         let (rows, cols) = self.last_axes();
         if self.transposed { Cow::Owned(transpose(held, cols, rows)) } else { Cow::Borrowed(held) }
+    }
+
+    /// Values of a file in which the tensor has `shape`, one head standing for several where it has fewer; `None` when the
+    /// shape does not fit.
+    pub fn expanded(&self, shape: &[usize], values: Vec<f32>) -> Option<Vec<f32>> {
+        if shape == self.shape {
+            return Some(values);
+        }
+        let fewer = self.of_heads
+            && shape.len() == self.shape.len()
+            && shape[1..] == self.shape[1..]
+            && shape[0] > 0
+            && self.shape[0].is_multiple_of(shape[0]);
+        let each = fewer.then(|| self.shape[0] / shape[0])?;
+        let head = values.len() / shape[0];
+        let repeat = |h: &[f32]| h.repeat(each);
+        Some(if head == 0 { Vec::new() } else { values.chunks_exact(head).flat_map(repeat).collect() })
     }
 
     /// Values of the checkpoint, in the order they are held.

@@ -87,6 +87,13 @@ pub(crate) trait Encoder: Send {
     }
     /// Norm of each feature's encoder `[S]`.
     fn norms(&mut self, q: &mut Queue) -> Result<Vec<f32>>;
+    /// Rewrites the weights so that every pre-activation i becomes `factors[i]·h_i`, `factors [S, 1]`.
+    fn scale_features(&mut self, _q: &mut Queue, _factors: View<'_>) -> Result<()> {
+        Err(Error::Unsupported {
+            what: "decoder rows of norm 1".into(),
+            why: "this variant's encoder cannot make up for them".into(),
+        })
+    }
     /// Rewrites the weights so that raw inputs take the place of `a·x`; returns r where the new pre-activations are r·h.
     fn fold(&mut self, q: &mut Queue, a: f32) -> Result<f32>;
     /// Random weights, zero biases; `part` counts the stretches of the random stream that are taken already.

@@ -16,6 +16,7 @@ mod levels;
 mod loss;
 mod sparse;
 mod target;
+mod unit;
 mod work;
 
 pub(crate) use codes::{Slots, SparseCodes};
@@ -453,6 +454,10 @@ impl Dictionary for Coder {
 
     fn encoder_norms(&mut self, q: &mut Queue) -> Result<Vec<f32>> {
         self.encoder.norms(q)
+    }
+
+    fn to_unit_decoder_norm(&mut self, q: &mut Queue) -> Result<()> {
+        self.unit_norms(q)
     }
 
     fn fold(&mut self, q: &mut Queue) -> Result<()> {

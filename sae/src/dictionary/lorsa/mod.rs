@@ -86,15 +86,15 @@ impl Attention {
         let shape = [own.n_qk_heads, d, own.d_qk_head];
         let mut side = |which: &str, gain: &str| -> Result<Side> {
             let mut gain = match own.use_post_qk_ln {
-                true => Some(Param::zeros(q, gain, &[own.n_qk_heads, own.d_qk_head])?),
+                true => Some(Param::zeros(q, gain, &[own.n_qk_heads, own.d_qk_head])?.of_heads()),
                 false => None,
             };
             if let Some(gain) = &mut gain {
                 q.fill(&mut gain.value, 1.0)?;
             }
             Ok(Side {
-                w: Param::transposed(q, &format!("W_{which}"), &shape)?,
-                b: Param::zeros(q, &format!("b_{which}"), &[own.n_qk_heads, own.d_qk_head])?,
+                w: Param::transposed(q, &format!("W_{which}"), &shape)?.of_heads(),
+                b: Param::zeros(q, &format!("b_{which}"), &[own.n_qk_heads, own.d_qk_head])?.of_heads(),
                 gain,
             })
         };
@@ -170,6 +170,12 @@ impl Encoder for Attention {
     ) -> Result<()> {
         let chunk = self.chunk.as_mut().ok_or_else(not_planned)?;
         self.heads.backward(q, x, self.len, chunk, dh, beta)
+    }
+
+    fn scale_features(&mut self, q: &mut Queue, factors: View<'_>) -> Result<()> {
+        let Heads { w_v, b_v, .. } = &mut self.heads;
+        q.zip_in_place(MapKind::Mul, factors, 1.0, 0.0, &mut w_v.value)?;
+        Ok(q.zip_in_place(MapKind::Mul, factors.reshaped(1, factors.rows()), 1.0, 0.0, &mut b_v.value)?)
     }
 
     fn norms(&mut self, q: &mut Queue) -> Result<Vec<f32>> {

@@ -153,6 +153,12 @@ impl Encoder for LinearEncoder {
         Ok(self.params().iter().map(|p| p.name.clone()).collect())
     }
 
+    fn scale_features(&mut self, q: &mut Queue, factors: View<'_>) -> Result<()> {
+        // With a gate, h = a ⊙ s: a takes the factor.
+        q.zip_in_place(MapKind::Mul, factors, 1.0, 0.0, &mut self.w.value)?;
+        Ok(q.zip_in_place(MapKind::Mul, factors.reshaped(1, factors.rows()), 1.0, 0.0, &mut self.b.value)?)
+    }
+
     fn norms(&mut self, q: &mut Queue) -> Result<Vec<f32>> {
         norms_of(q, &self.w.value)
     }
