@@ -70,7 +70,7 @@ macro_rules! per_isa {
             unsafe {
                 match isa {
                     #[cfg(target_arch = "x86_64")]
-                    $crate::cpu::Isa::Avx512 => avx512($($arg),*),
+                    $crate::cpu::Isa::Amx | $crate::cpu::Isa::Avx512 => avx512($($arg),*),
                     #[cfg(target_arch = "x86_64")]
                     $crate::cpu::Isa::Avx2 => avx2($($arg),*),
                     _ => body::<$crate::cpu::simd::Portable>($($arg),*),

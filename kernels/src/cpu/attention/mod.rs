@@ -66,7 +66,7 @@ unsafe fn attention_with(isa: Isa, o: &Operands, shape: &Shape) {
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => run::<tile::Avx512>(o, shape),
+            Isa::Amx | Isa::Avx512 => run::<tile::Avx512>(o, shape),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => run::<tile::Avx2>(o, shape),
             Isa::Neon => run::<Auto<6, 16, true>>(o, shape),

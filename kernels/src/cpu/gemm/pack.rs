@@ -28,20 +28,36 @@ pub(in crate::cpu) unsafe fn pack(
         unsafe {
             let dst = dst.add(at * kc);
             let (row, col) = if lines_are_rows { (first + at, k0) } else { (k0, first + at) };
-            let at = row * src.ld + col;
-            let (rows, cols) = if lines_are_rows { (n, kc) } else { (kc, n) };
-            match src.float {
-                Float::F32 => panels(dst, w, src.ptr.cast::<f32>().add(at), src.ld, lines_are_rows, n, kc),
-                half => Scratch::with(rows * cols, |wide| {
-                    if half == Float::Bf16 {
-                        widen(src.ptr.cast::<bf16>().add(at), src.ld, rows, cols, wide);
-                    } else {
-                        widen(src.ptr.cast::<f16>().add(at), src.ld, rows, cols, wide);
-                    }
-                    panels(dst, w, wide, cols, lines_are_rows, n, kc);
-                }),
-            }
+            let size = if lines_are_rows { (n, kc) } else { (kc, n) };
+            as_f32(src, (row, col), size, |src, ld| panels(dst, w, src, ld, lines_are_rows, n, kc));
         }
+    }
+}
+
+/// Calls `work` with the address and leading dimension of a rectangle as f32: in place, or widened to a copy.
+///
+/// # Safety
+/// The rectangle lies inside the operand.
+pub(super) unsafe fn as_f32(
+    src: &Operand,
+    (row, col): (usize, usize),
+    (rows, cols): (usize, usize),
+    work: impl FnOnce(*const f32, usize),
+) {
+    let at = src.at(row, col);
+    match src.float {
+        Float::F32 => work(at.cast(), src.ld),
+        half => Scratch::with(rows * cols, |wide| {
+            // SAFETY: the caller's rectangle; the scratch has its size.
+            unsafe {
+                if half == Float::Bf16 {
+                    widen(at.cast::<bf16>(), src.ld, rows, cols, wide);
+                } else {
+                    widen(at.cast::<f16>(), src.ld, rows, cols, wide);
+                }
+            }
+            work(wide, cols);
+        }),
     }
 }
 

@@ -1,5 +1,7 @@
 //! The innermost loop of Gemm: one MR×NR block of c held in registers while k runs. One implementation for each
-//! instruction set; `Auto` leaves vectorisation to the compiler.
+//! instruction set; `Auto` leaves vectorisation to the compiler, and the one for AMX has its own file.
+
+use super::{Operand, pack};
 
 /// What happens to an accumulated block: `c = max?(alpha·acc + beta·c + bias)`.
 #[derive(Clone, Copy)]
@@ -20,12 +22,50 @@ pub(in crate::cpu) trait Tile {
     const NR: usize;
     /// Depth of one packed panel: MR·KC and NR·KC floats should share the first-level cache.
     const KC: usize;
-    /// Computes one block from packed panels `a [k, MR]` and `b [k, NR]`.
+    /// Depths are multiples of this, but for the last of a product.
+    const STEP: usize = 1;
+    /// The tile for blocks this one declines.
+    type Plain: Tile;
+
+    /// Floats that packed panels of `lines` lines (a multiple of MR or NR) occupy at depth `k`.
+    fn room(lines: usize, k: usize) -> usize {
+        lines * k
+    }
+
+    /// Packs rows `(first, count)` of op(a), steps `(first, count)`.
     ///
     /// # Safety
-    /// The processor has the instruction set; `a` and `b` hold `k` steps, `b` aligned to 64 bytes; `c` is `MR` rows of
+    /// The processor has the instruction set, the rectangle lies inside the operand, and `dst` has `room` for whole
+    /// panels plus 8 floats, aligned to 64 bytes.
+    unsafe fn pack_a(dst: *mut f32, a: &Operand, rows: (usize, usize), steps: (usize, usize)) {
+        // SAFETY: the caller's contract.
+        unsafe { pack::pack(dst, Self::MR, a, !a.transposed, rows, steps) }
+    }
+
+    /// Packs columns of op(b).
+    ///
+    /// # Safety
+    /// As `pack_a`.
+    unsafe fn pack_b(dst: *mut f32, b: &Operand, cols: (usize, usize), steps: (usize, usize)) {
+        // SAFETY: the caller's contract.
+        unsafe { pack::pack(dst, Self::NR, b, b.transposed, cols, steps) }
+    }
+
+    /// Calls `work` with the thread's registers ready for `run`.
+    ///
+    /// # Safety
+    /// The processor has the instruction set, and `work` stays on this thread and does not call this again.
+    unsafe fn prepared(work: impl FnOnce()) {
+        work();
+    }
+
+    /// Computes one block from packed panels of `a` and `b`. False means that the block was declined and `c` left alone:
+    /// an infinity or NaN was met, which this way of summing would have spread.
+    ///
+    /// # Safety
+    /// Inside `prepared`; `a` and `b` hold `k` steps, aligned to 64 bytes but for `a` of vector tiles; `c` is `MR` rows of
     /// `NR` floats, `ldc` apart; `store.bias` is null or NR floats.
-    unsafe fn run(k: usize, a: *const f32, b: *const f32, c: *mut f32, ldc: usize, store: &Store);
+    unsafe fn run(k: usize, a: *const f32, b: *const f32, c: *mut f32, ldc: usize, store: &Store) -> bool;
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -46,6 +86,7 @@ mod x86 {
                 const MR: usize = $mr;
                 const NR: usize = $nv * $lanes;
                 const KC: usize = $kc;
+                type Plain = Self;
 
                 #[inline]
                 unsafe fn run(
@@ -55,7 +96,7 @@ mod x86 {
                     c: *mut f32,
                     ldc: usize,
                     store: &Store,
-                ) {
+                ) -> bool {
                     #[target_feature(enable = $features)]
                     unsafe fn block(
                         k: usize,
@@ -122,6 +163,7 @@ mod x86 {
                     }
                     // SAFETY: the caller has checked the instruction set and vouches for the panels.
                     unsafe { block(k, a, b, c, ldc, store) }
+                    true
                 }
             }
         };
@@ -142,9 +184,10 @@ impl<const MR_: usize, const NR_: usize, const FMA: bool> Tile for Auto<MR_, NR_
     const MR: usize = MR_;
     const NR: usize = NR_;
     const KC: usize = 256;
+    type Plain = Self;
 
     #[inline]
-    unsafe fn run(k: usize, a: *const f32, b: *const f32, c: *mut f32, ldc: usize, s: &Store) {
+    unsafe fn run(k: usize, a: *const f32, b: *const f32, c: *mut f32, ldc: usize, s: &Store) -> bool {
         let mut acc = [[0f32; NR_]; MR_];
         for p in 0..k {
             // SAFETY: the panels hold k steps of MR and NR floats.
@@ -172,5 +215,6 @@ impl<const MR_: usize, const NR_: usize, const FMA: bool> Tile for Auto<MR_, NR_
                 }
             }
         }
+        true
     }
 }
