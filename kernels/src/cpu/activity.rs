@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 /// Neither 0 nor NaN.
 fn active(x: f32) -> bool {
-    x > 0.0 || x < 0.0
+    x.abs() > 0.0
 }
 
 /// Adds to `fired[column]` the number of rows with a non-zero mask byte in which the column's code is above or below 0.
@@ -68,7 +68,7 @@ mod tests {
     use crate::{cpu::testing::*, philox};
 
     #[test]
-    fn counts_positive_codes_of_unmasked_rows_for_any_number_of_threads() {
+    fn counts_codes_that_are_not_zero_in_unmasked_rows_for_any_number_of_threads() {
         for (rows, k, n) in [(0, 3, 4), (7, 2, 5), (4000, 10, 300)] {
             let idx: Vec<u32> = (0..(rows * k) as u64)
                 .map(|i| if i % 7 == 0 { u32::MAX } else { philox::word(1, i) % n as u32 })
@@ -81,10 +81,10 @@ mod tests {
             let (mut want, mut want_dense) = (vec![1u32; n], vec![2u32; n]);
             for e in (0..rows * k).filter(|&e| idx[e] != u32::MAX) {
                 dense[e / k * n + idx[e] as usize] = vals[e];
-                want[idx[e] as usize] += u32::from(vals[e] > 0.0 && mask[e / k] != 0);
+                want[idx[e] as usize] += u32::from(vals[e] != 0.0 && mask[e / k] != 0);
             }
             for i in 0..rows * n {
-                want_dense[i % n] += u32::from(dense[i] > 0.0 && mask[i / n] != 0);
+                want_dense[i % n] += u32::from(dense[i] != 0.0 && mask[i / n] != 0);
             }
             for threads in [1, 2, 3] {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");

@@ -285,6 +285,7 @@ mod tests {
     fn value(kind: Kind, u: &[f64], gain: &[f64]) -> f64 {
         match kind {
             Kind::Power(p) => u.iter().map(|u| u.abs().powf(p.into())).sum::<f64>().powf(1.0 / f64::from(p)),
+            Kind::PowerSum(p) => u.iter().map(|u| u.abs().powf(p.into())).sum(),
             Kind::Tanh(c) => u.iter().zip(gain).map(|(u, g)| g * (f64::from(c) * u).tanh()).sum(),
             Kind::TanhValue(_) => 0.0,
         }
@@ -297,10 +298,15 @@ mod tests {
         let idx: Vec<u32> = (0..(rows * n) as u32).map(|i| (i * 5) % n as u32).collect();
         let scale: Vec<f32> = normal(n, 2).iter().map(|v| v.abs() + 0.1).collect();
         let (weight, gains) = (normal(rows, 3), normal(n, 4));
-        for kind in
-            [Kind::Power(1.0), Kind::Power(2.0), Kind::Power(1.5), Kind::Tanh(4.0), Kind::TanhValue(4.0)]
-        {
-            let colgain = (!matches!(kind, Kind::Power(_))).then_some(&gains[..]);
+        for kind in [
+            Kind::Power(1.0),
+            Kind::Power(2.0),
+            Kind::Power(1.5),
+            Kind::PowerSum(1.5),
+            Kind::Tanh(4.0),
+            Kind::TanhValue(4.0),
+        ] {
+            let colgain = (!matches!(kind, Kind::Power(_) | Kind::PowerSum(_))).then_some(&gains[..]);
             let f = Factors { scale: Some(&scale), weight: Some(rows_of(&weight, rows, 1)), colgain };
             for sparse in [false, true] {
                 let (mut du, mut out) = (vec![9.0; rows * n], vec![9.0; rows]);

@@ -60,7 +60,7 @@ unsafe fn attention_grad_with(isa: Isa, o: &GradOperands, s: &Heads) {
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => run::<tile::Avx512>(o, s),
+            Isa::Amx | Isa::Avx512 => run::<tile::Avx512>(o, s),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => run::<tile::Avx2>(o, s),
             Isa::Neon => run::<Auto<6, 16, true>>(o, s),
