@@ -235,7 +235,9 @@ impl Model {
     }
 
     fn sparsity(&self, kind: SparsityLoss, z: &Frozen, f: &[Vec<f64>], at: &Forward) -> f64 {
-        let n = &at.n;
+        // To a gate the norms are constants.
+        let held: Vec<f64> = z.decoder[0].chunks(self.d).map(|w| dot(w, w).sqrt()).collect();
+        let n = if at.side.is_some() { &held } else { &at.n };
         let (l1, c) = (f64::from(self.c.l1), f64::from(self.loss.tanh_stretch));
         let u: Vec<Vec<f64>> = f.iter().map(|f| f.iter().zip(n).map(|(f, n)| f * n).collect()).collect();
         let exponent = f64::from(self.loss.p);

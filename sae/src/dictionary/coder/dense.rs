@@ -235,7 +235,8 @@ fn side_grads(q: &mut Queue, p: &Decoder, t: &mut Train, b: &Block<'_>, mut side
     }
 }
 
-/// Sparsity penalty on `u = f·n`: adds `du·n` to `df`, absent = that of the codes, and `Σ du·f` to dn. dh is overwritten.
+/// Sparsity penalty on `u = f·n`: adds `du·n` to df, and `Σ du·f` to dn, or of a side path to its own gradient alone: were its norms
+/// not constant like the rest of its decoder, the decoder would shrink to nothing for the penalty's sake. dh is overwritten.
 fn penalise(
     q: &mut Queue,
     t: &mut Train,
@@ -251,8 +252,10 @@ fn penalise(
     let args = loss::penalty_args(b.step.settings, kind, b.norms, penalty_weight, quad_gain, b.r.clone());
     let (mut du, mut product) = (spare.rows_mut(0..b.rows()), dh.rows_mut(0..b.rows()));
     q.penalty_dense(f, args, Some(row_penalty.rows_mut(b.r.clone())), du.reborrow())?;
-    q.zip(MapKind::Mul, du.as_view(), f, 1.0, 0.0, product.reborrow())?;
-    q.reduce_rows(ReduceKind::Sum, product.as_view(), None, dn, 1.0)?;
+    if df_of_side.is_none() {
+        q.zip(MapKind::Mul, du.as_view(), f, 1.0, 0.0, product.reborrow())?;
+        q.reduce_rows(ReduceKind::Sum, product.as_view(), None, dn, 1.0)?;
+    }
     q.zip_in_place(MapKind::Mul, b.norms, 1.0, 0.0, du.reborrow())?;
     let df = df_of_side.unwrap_or_else(|| df.rows_mut(0..b.rows()));
     Ok(q.zip_in_place(MapKind::Add, du.as_view(), 1.0, 1.0, df)?)

@@ -34,9 +34,13 @@ impl Parts {
     pub fn quad(&self) -> bool {
         self.sparsity == Some(SparsityLoss::TanhQuad)
     }
-    /// Whether the loss has a gradient with respect to decoder norms.
+    /// Whether the loss looks at decoder norms.
     pub fn norms(&self) -> bool {
         self.sparsity.is_some() || self.lp
+    }
+    /// Whether it has a gradient with respect to them.
+    fn norm_grads(&self) -> bool {
+        self.norms() && !self.side
     }
 }
 
@@ -208,7 +212,7 @@ pub(super) fn finish_grads(
     norms: &Tensor,
     theta: Option<&Tensor>,
 ) -> Result<()> {
-    if parts.norms() {
+    if parts.norm_grads() {
         norm_grad(q, p, t, norms)?;
     }
     let (Some(own), Some(theta)) = (&mut p.threshold, theta) else { return Ok(()) };
