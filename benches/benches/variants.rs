@@ -148,15 +148,21 @@ fn table(q: &mut Queue, row: &Row, rounds: usize) -> lm_saes::Result<()> {
     println!("{}: peak memory {:.0} MiB with all rows before it", row.name, peak_mib());
     let mut products = Products::new(q, row)?;
     products.run(q);
-    let times: Vec<_> = (0..rounds).map(|_| (products.run(q), timed(|| step.run(q)))).collect();
-    let middle = |f: &dyn Fn(&((f64, f64), (f64, f64))) -> f64| median(times.iter().map(f).collect());
+    let (mut base, mut own, mut by_wall, mut by_cpu) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        let (alone, whole) = (products.run(q), timed(|| step.run(q)));
+        base.push(1e3 * alone.0);
+        own.push(1e3 * whole.0);
+        by_wall.push(whole.0 / alone.0);
+        by_cpu.push(whole.1 / alone.1);
+    }
     println!(
         "{}: products {:.1} ms, step {:.1} ms wall; ratio {:.3} by wall, {:.3} by processor time",
         row.name,
-        1e3 * middle(&|t| t.0.0),
-        1e3 * middle(&|t| t.1.0),
-        middle(&|t| t.1.0 / t.0.0),
-        middle(&|t| t.1.1 / t.0.1),
+        median(base),
+        median(own),
+        median(by_wall),
+        median(by_cpu),
     );
     Ok(())
 }

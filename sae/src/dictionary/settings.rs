@@ -31,6 +31,10 @@ pub trait VariantSettings {
     fn d_sae(&self, common: &CommonSettings) -> usize {
         common.features()
     }
+    /// For a dictionary that reads whole contexts: the longest it can.
+    fn longest_context(&self) -> Option<usize> {
+        None
+    }
     /// Checks what types cannot express.
     fn validate(&self, common: &CommonSettings) -> Result<()>;
     /// A dictionary of zeros.

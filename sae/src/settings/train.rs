@@ -1,10 +1,10 @@
 //! Settings of the training and evaluation jobs (TRAINING §10): upstream's `TrainSAESettings` and `EvaluateSAESettings`.
 
 use super::{
-    ActivationFactorySettings, DatasetSettings, DictionaryChoice, InitializerSettings, LanguageModelSettings,
-    PretrainedSettings, TrainerSettings,
+    ActivationFactorySettings, DatasetSettings, DictionaryChoice, DictionarySettings, InitializerSettings,
+    LanguageModelSettings, PretrainedSettings, TrainerSettings,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, activations::Target};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
@@ -240,6 +240,9 @@ impl TrainSettings {
     pub fn check(&self) -> Result<()> {
         single("data_parallel_size", self.data_parallel_size)?;
         single("model_parallel_size", self.model_parallel_size)?;
+        if let DictionaryChoice::Settings(sae) = &self.sae {
+            contexts_fit(sae, &self.activation_factory)?;
+        }
         self.trainer.check()
     }
 
@@ -258,6 +261,23 @@ impl EvaluateSettings {
     /// Checks what types cannot say.
     pub fn check(&self) -> Result<()> {
         single("model_parallel_size", self.model_parallel_size)
+    }
+}
+
+/// Checks that a dictionary that reads whole contexts gets them, and none too long.
+fn contexts_fit(sae: &DictionarySettings, factory: &ActivationFactorySettings) -> Result<()> {
+    let Some(longest) = sae.variant.facts().longest_context() else { return Ok(()) };
+    if factory.target != Target::Activations2d {
+        let what =
+            format!("must be activations-2d for sae_type = {}, which reads whole contexts", sae.sae_type());
+        return Err(Error::setting("activation_factory.target", what));
+    }
+    match factory.context_size {
+        Some(len) if len > longest => {
+            let what = format!("is {longest}, less than activation_factory.context_size = {len}");
+            Err(Error::setting("sae.n_ctx", what))
+        }
+        _ => Ok(()),
     }
 }
 

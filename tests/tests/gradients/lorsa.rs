@@ -2,7 +2,7 @@
 
 use super::{
     encoders::{Encoder, Heads},
-    sae::{ACTIVATIONS, Setting, assert_agrees, plain},
+    sae::{ACTIVATIONS, Setting, assert_agrees, plain, run},
 };
 use lm_saes::{
     settings::ActFn,
@@ -83,7 +83,10 @@ fn threshold_penalty_and_auxiliary_loss() {
                 auxk_detached: corrected,
                 ..base.loss.clone()
             };
-            assert_agrees(&Setting { loss, masked: corrected, ..base });
+            let setting = Setting { loss, masked: corrected, ..base };
+            let [l_rec, _, _, l_aux] = run(&setting).terms;
+            assert!(!act.has_k() || (l_aux - 0.5 * l_rec).abs() > 1e-3, "nothing is dead: {setting:?}");
+            assert_agrees(&setting);
         }
     }
 }

@@ -91,7 +91,7 @@ fn rows(values: &[f32]) -> Vec<Vec<f64>> {
 
 /// Loss terms and gradients of the device, and the model of the same step.
 pub struct Both {
-    terms: [f64; 4],
+    pub terms: [f64; 4],
     pub gradients: Vec<(String, Vec<f32>)>,
     params: Vec<Vec<f64>>,
     model: Model,

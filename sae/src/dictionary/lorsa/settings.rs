@@ -149,6 +149,10 @@ impl VariantSettings for LorsaSettings {
         vec![self.hook_point_out.clone()]
     }
 
+    fn longest_context(&self) -> Option<usize> {
+        Some(self.n_ctx)
+    }
+
     fn validate(&self, common: &CommonSettings) -> Result<()> {
         common.act_fn.among(&[ActFn::Relu, ActFn::JumpRelu, ActFn::TopK, ActFn::BatchTopK], "lorsa")?;
         if self.hook_point_in == self.hook_point_out {
