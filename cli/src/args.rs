@@ -5,36 +5,37 @@ use std::path::PathBuf;
 
 /// Train sparse autoencoders and their relatives on language models.
 #[derive(Parser, Debug)]
-#[command(name = "lm-saes", version, max_term_width = 100, subcommand_required = true)]
+#[command(
+    name = "lm-saes",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    after_help = "Examples:\n  lm-saes quickstart\n  lm-saes train topk.toml --plan\n  lm-saes evaluate evaluate.toml\n  lm-saes show feature quickstart 17 --store results/quickstart/lm-saes.db"
+)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
-    /// Load a back end from this shared library (repeatable; also from LM_SAES_PLUGINS, separated by colons). Its code
-    /// runs with your rights
+    /// Load a back end from this shared library; its code runs with your rights
+    ///
+    /// Repeatable. Libraries named in the variable LM_SAES_PLUGINS, separated by colons, are loaded too.
     #[arg(long = "plugin", global = true, value_name = "FILE")]
     pub plugins: Vec<PathBuf>,
 }
 
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// Train a small SAE on the built-in language model; no arguments, no network
     Quickstart(Quickstart),
-    /// Train a dictionary from a settings file
     Train(Train),
-    /// Train several dictionaries on one stream of activations
     Sweep(Sweep),
-    /// Measure a trained dictionary: explained variance, L0, loss recovered
     Evaluate(Evaluate),
-    /// Find out what every feature of a dictionary does, into a store
     Analyze(Analyze),
-    /// Show a feature, or how a training run went
     Show(Show),
-    /// List the dictionaries and analyses of a store
     List(List),
-    /// List devices; optionally check one against the reference
     Devices(Devices),
 }
 
+/// Train a small SAE on the built-in language model; no arguments, no network
+///
 /// Trains a TopK SAE on the built-in 1.8 M-parameter model for about a minute on two cores, prints how good it is,
 /// analyses every feature and shows where a few of them fire.
 #[derive(Args, Debug)]
@@ -70,6 +71,10 @@ pub struct SettingsArgs {
     pub json: bool,
 }
 
+/// Train a dictionary from a settings file
+///
+/// Writes config.json, sae_weights.safetensors, metrics.jsonl and TensorBoard events to trainer.exp_result_path. With
+/// snapshots (trainer.snapshot_frequency) a run that was cut off continues with --resume to the same bits.
 #[derive(Args, Debug)]
 #[command(
     after_help = "Examples:\n  lm-saes train topk.toml --plan\n  lm-saes train topk.toml --set trainer.total_training_tokens=2000000\n  lm-saes train topk.toml --resume"
@@ -88,7 +93,9 @@ pub struct Train {
     pub overwrite: bool,
 }
 
-/// Trains several dictionaries side by side: the language model runs once, and every dictionary ends with the bits that
+/// Train several dictionaries on one stream of activations
+///
+/// The dictionaries are trained side by side: the language model runs once, and every dictionary ends with the bits that
 /// `lm-saes train` would have given it alone.
 ///
 /// The file is a training file that also says what differs, in a table [grid] ("sae.top_k" = [25, 50, 100]; every
@@ -112,6 +119,7 @@ pub struct Sweep {
     pub overwrite: bool,
 }
 
+/// Measure a trained dictionary: explained variance, L0, loss recovered
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  lm-saes evaluate evaluate.toml --set eval.total_eval_tokens=100000")]
 pub struct Evaluate {
@@ -119,6 +127,8 @@ pub struct Evaluate {
     pub settings: SettingsArgs,
 }
 
+/// Find out what every feature of a dictionary does, into a store
+///
 /// Runs a dictionary over text once and writes statistics, samples, output tokens and neighbours of every feature to a
 /// store. A run that was cut off goes on with --resume; until it ends, the store shows the earlier analysis.
 #[derive(Args, Debug)]
@@ -154,7 +164,11 @@ pub struct Analyze {
     pub json: bool,
 }
 
+/// Show a feature, or how a training run went
 #[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  lm-saes show feature quickstart random --store results/quickstart/lm-saes.db\n  lm-saes show run results/quickstart/sae"
+)]
 pub struct Show {
     #[command(subcommand)]
     pub what: ShowWhat,
@@ -214,6 +228,7 @@ pub struct ShowRun {
     pub json: bool,
 }
 
+/// List the dictionaries and analyses of a store
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  lm-saes list --store results/quickstart/lm-saes.db")]
 pub struct List {
@@ -221,6 +236,7 @@ pub struct List {
     pub store: StoreArgs,
 }
 
+/// List devices; optionally check one against the reference
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  lm-saes devices\n  lm-saes devices --conformance cpu")]
 pub struct Devices {
@@ -228,6 +244,6 @@ pub struct Devices {
     #[arg(long, value_name = "DEVICE")]
     pub conformance: Option<String>,
     /// Only ops whose name contains this text
-    #[arg(long, requires = "conformance")]
+    #[arg(long, requires = "conformance", value_name = "TEXT")]
     pub only: Option<String>,
 }

@@ -2,11 +2,23 @@
 
 use super::train::{evaluation_json, load_settings, report_evaluation};
 use crate::{args::Evaluate, progress::Console};
-use anyhow::Result;
-use lm_saes::{runners, settings::EvaluateSettings};
+use anyhow::{Result, bail};
+use lm_saes::{
+    runners,
+    settings::{self, EvaluateSettings},
+};
 use lm_saes_runtime::Registry;
 
 pub fn run(args: &Evaluate, registry: &Registry) -> Result<()> {
+    let tree = settings::read_tree(&args.settings.file)?;
+    if let Some(out) = tree.pointer("/trainer/exp_result_path").or(tree.get("trainer")) {
+        let folder = out.as_str().unwrap_or("results");
+        bail!(
+            "{} is for training. To evaluate what it trains, leave out [initializer], [trainer] and eval, and let [sae] be \
+             pretrained_name_or_path = {folder:?}",
+            args.settings.file.display()
+        );
+    }
     let mut settings: EvaluateSettings = load_settings(&args.settings)?;
     if let Some(device) = &args.settings.device {
         settings.device_type.clone_from(device);

@@ -32,7 +32,11 @@ pub fn open_tokens(
         ActivationSource::Dataset(s) => {
             let known = || datasets.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
             let data = datasets.get(&s.name).ok_or_else(|| {
-                let what = format!("no data set {:?} under datasets (there: {})", s.name, known());
+                let there = if datasets.is_empty() { "none".into() } else { known() };
+                let what = format!(
+                    "no data set {0:?} under datasets (there: {there}); add a table [datasets.{0}]",
+                    s.name
+                );
                 Error::setting("activation_factory.sources", what)
             })?;
             let text = Arc::new(data.open(&s.name)?);

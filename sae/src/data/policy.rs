@@ -49,9 +49,9 @@ impl TokenPolicy {
     /// Refuses what cannot give contexts.
     pub fn check(&self) -> Result<()> {
         let key = if self.context_size.is_some_and(|c| c < self.max_length) {
-            "context_size"
+            "activation_factory.context_size"
         } else {
-            "max_length"
+            "model.max_length"
         };
         if self.prepend_bos && self.bos.is_none() {
             let what = "the tokenizer has no BOS token; set bos_token_id, or prepend_bos to false";

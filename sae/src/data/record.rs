@@ -1,6 +1,7 @@
 //! One text field out of one JSON record, without building the rest of the record in memory.
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::error::Category;
 use std::fmt;
 
 /// The string under `field` of the JSON object `json`; the error says what is wrong with the record.
@@ -9,7 +10,11 @@ pub fn text_field(json: &str, field: &str) -> Result<String, String> {
     let text = Field(field).deserialize(&mut reader).and_then(|text| reader.end().map(|()| text));
     text.map_err(|e| {
         // A record is one line here, so "line 1" would mislead next to the line of the file.
-        e.to_string().replace("at line 1 column", "at column")
+        let what = e.to_string().replace("at line 1 column", "at column");
+        match e.classify() {
+            Category::Data => what.rsplit_once(" at column").map_or(what.clone(), |(what, _)| what.into()),
+            _ => format!("not JSON: {what}"),
+        }
     })
 }
 
@@ -70,5 +75,6 @@ mod tests {
         for json in ["{\"text\": \"a\"", "{\"text\": 3}", "[1]", "{\"text\": \"a\"} x", "nonsense", ""] {
             assert!(text_field(json, "text").is_err(), "{json}");
         }
+        assert!(text_field("nonsense", "text").unwrap_err().starts_with("not JSON: "));
     }
 }

@@ -64,7 +64,8 @@ impl Lm {
             }
             blocks.push(up.block(block)?);
         }
-        Ok(Self { arch, outer, blocks, name: settings.model_name.clone() })
+        let name = name(settings);
+        Ok(Self { arch, outer, blocks, name })
     }
 
     /// What the model at this path is, without loading its weights.
@@ -164,4 +165,11 @@ impl Upload<'_> {
             ln2_post: b.ln2_post.map(|n| self.norm(n)).transpose()?,
         })
     }
+}
+
+/// What messages and checkpoints call the model. The default name is another model's, so a path alone names it by its last part.
+fn name(settings: &LanguageModelSettings) -> String {
+    let given = settings.model_name != LanguageModelSettings::default().model_name;
+    let folder = settings.model_from_pretrained_path.as_ref().filter(|_| !given).and_then(|p| p.file_name());
+    folder.map_or_else(|| settings.model_name.clone(), |f| f.to_string_lossy().into_owned())
 }

@@ -3,7 +3,7 @@
 
 use super::{
     plan::dictionary_settings,
-    train::{DURING, Start, clear_for, data_identity, dictionary, finish, identity, trackers},
+    train::{DURING, Start, check_folder, clear_for, data_identity, dictionary, finish, identity, trackers},
     workbench::Workbench,
 };
 use crate::{
@@ -119,6 +119,7 @@ pub(super) fn hook_points(settings: &SweepSettings) -> Result<Vec<String>> {
 
 /// The snapshot to continue from, after making sure that no unfinished run is lost by accident.
 fn resume_from(settings: &SweepSettings, start: Start) -> Result<Option<PathBuf>> {
+    settings.members.iter().try_for_each(|m| check_folder(m.settings.result_path()))?;
     if start == Start::Resume
         && let Some(path) = snapshot::latest(&settings.root)?
     {

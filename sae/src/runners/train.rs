@@ -205,12 +205,22 @@ pub fn assess(
 /// The snapshot to continue from, after making sure that no unfinished run is lost by accident.
 fn resume_from(settings: &TrainSettings, start: Start) -> Result<Option<PathBuf>> {
     let root = &settings.trainer.exp_result_path;
+    check_folder(root)?;
     let resume = resume_point(&settings.trainer, start == Start::Resume)?;
     if resume.is_some() {
         return Ok(resume);
     }
     clear_for(root, start)?;
     Ok(None)
+}
+
+/// Makes sure, before any work is done, that results can go to `root`.
+pub(super) fn check_folder(root: &Path) -> Result<()> {
+    if root.exists() && !root.is_dir() {
+        let what = format!("{} is a file; results need a folder", root.display());
+        return Err(Error::setting("trainer.exp_result_path", what));
+    }
+    Ok(())
 }
 
 /// Makes room for a new run in `root`.

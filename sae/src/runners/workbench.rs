@@ -52,7 +52,9 @@ impl Workbench {
         observer.phase(&format!("loading {}", path.display()));
         let given = SpecialIds { bos: model.bos_token_id, eos: model.eos_token_id, pad: model.pad_token_id };
         let tokenizer = Arc::new(Tokenizer::load(&path, given)?);
-        let policy = factory.token_policy(model, tokenizer.special())?;
+        let longest = longest_context(&path, model, factory)?;
+        let limited = LanguageModelSettings { max_length: longest, ..model.clone() };
+        let policy = factory.token_policy(&limited, tokenizer.special())?;
         let lm = Arc::new(Lm::load(&mut q, &path, model)?);
         for hook in &factory.hook_points {
             lm.hook_width(hook)?;
@@ -96,6 +98,20 @@ impl Workbench {
         }
         Ok(())
     }
+}
+
+/// Tokens a context may have: what the settings say, and no more than the model takes.
+fn longest_context(
+    path: &Path,
+    model: &LanguageModelSettings,
+    factory: &ActivationFactorySettings,
+) -> Result<usize> {
+    let n_ctx = Lm::read_architecture(path)?.n_ctx;
+    if let Some(size) = factory.context_size.filter(|size| *size > n_ctx) {
+        let what = format!("is {size}, but the model in {} takes at most {n_ctx} tokens", path.display());
+        return Err(Error::setting("activation_factory.context_size", what));
+    }
+    Ok(model.max_length.min(n_ctx))
 }
 
 /// Rows of a full batch: tokens in 1-D, contexts times their length in 2-D.

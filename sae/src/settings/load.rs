@@ -124,7 +124,10 @@ fn explain<T: DeserializeOwned>(tree: &Value, path: &str, message: &str) -> Erro
     }
     if message.starts_with("unknown variant") {
         let (name, known) = named.split_first().map_or(("", &[][..]), |(k, rest)| (*k, rest));
-        let at = culprit::<T>(tree, path, message).map_or_else(|| join(""), |key| join(&key));
+        let written =
+            |table: &Map<String, Value>| table.iter().find(|(_, v)| *v == name).map(|(k, _)| k.clone());
+        let at = locate(tree, path).and_then(Value::as_object).and_then(written);
+        let at = at.or_else(|| culprit::<T>(tree, path, message)).map_or_else(|| join(""), |key| join(&key));
         return Error::setting(
             at.trim_end_matches('.'),
             format!("{name:?}: {}", unknown("value", name, known)),
@@ -133,10 +136,26 @@ fn explain<T: DeserializeOwned>(tree: &Value, path: &str, message: &str) -> Erro
     if let (true, Some(key)) = (message.starts_with("missing field"), named.first()) {
         return Error::setting(join(key), "is required and missing");
     }
+    let what = plain(message);
     match culprit::<T>(tree, path, message) {
-        Some(key) => Error::setting(join(&key), message),
-        None => Error::setting(if path.is_empty() { "(top level)" } else { path }, message),
+        Some(key) => Error::setting(join(&key), what),
+        None => Error::setting(if path.is_empty() { "(top level)" } else { path }, what),
     }
+}
+
+/// A message about a wrong type in the words of settings files.
+fn plain(message: &str) -> String {
+    let Some((what, wanted)) = message.rsplit_once(", expected ") else { return message.into() };
+    let wanted = match wanted {
+        "f64" | "f32" => "a number",
+        "usize" | "u64" | "u32" => "a whole number that is not negative",
+        "a boolean" => "true or false",
+        "a sequence" => "a list",
+        "a map" => "a table",
+        other if other.starts_with("struct ") => "a table",
+        other => other,
+    };
+    format!("{what}, expected {wanted}")
 }
 
 fn unknown(what: &str, name: &str, known: &[&str]) -> String {
@@ -246,7 +265,10 @@ mod tests {
 
     #[test]
     fn a_value_of_the_wrong_type_is_named_even_below_a_tagged_table() {
-        assert!(error(json!({"trainer": {"lr": "fast"}})).starts_with("setting trainer.lr: invalid type"));
+        let e = error(json!({"trainer": {"lr": "fast"}}));
+        assert!(e.starts_with("setting trainer.lr: invalid type") && e.ends_with("expected a number"), "{e}");
+        let e = error(json!({"trainer": 3}));
+        assert!(e.starts_with("setting trainer: ") && e.ends_with("expected a table"), "{e}");
         let e = error(json!({"sources": [{"type": "dataset", "name": "a", "sample_weights": "b"}]}));
         assert!(e.starts_with("setting sources[0].sample_weights: invalid type"), "{e}");
         let e = error(json!({"sources": [{"type": "dataset", "name": 7}]}));

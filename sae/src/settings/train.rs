@@ -1,8 +1,8 @@
 //! Settings of the training and evaluation jobs (TRAINING §10): upstream's `TrainSAESettings` and `EvaluateSAESettings`.
 
 use super::{
-    ActivationFactorySettings, DatasetSettings, DictionaryChoice, DictionarySettings, InitializerSettings,
-    LanguageModelSettings, PretrainedSettings, TrainerSettings,
+    ActFn, ActivationFactorySettings, DatasetSettings, DictionaryChoice, DictionarySettings,
+    InitializerSettings, LanguageModelSettings, PretrainedSettings, TrainerSettings,
 };
 use crate::{Error, Result, activations::Target};
 use serde::{Deserialize, Deserializer, Serialize, de};
@@ -241,6 +241,9 @@ impl TrainSettings {
         single("data_parallel_size", self.data_parallel_size)?;
         single("model_parallel_size", self.model_parallel_size)?;
         if let DictionaryChoice::Settings(sae) = &self.sae {
+            if sae.pretrained().is_none() {
+                check_dictionary(sae)?;
+            }
             contexts_fit(sae, &self.activation_factory)?;
         }
         self.trainer.check()
@@ -260,6 +263,14 @@ impl TrainSettings {
 impl EvaluateSettings {
     /// Checks what types cannot say.
     pub fn check(&self) -> Result<()> {
+        for (key, tokens) in [
+            ("total_eval_tokens", self.eval.total_eval_tokens),
+            ("downstream_tokens", self.eval.downstream_tokens),
+        ] {
+            if tokens == 0 {
+                return Err(Error::setting(format!("eval.{key}"), "must be at least 1"));
+            }
+        }
         single("model_parallel_size", self.model_parallel_size)
     }
 }
@@ -279,6 +290,25 @@ fn contexts_fit(sae: &DictionarySettings, factory: &ActivationFactorySettings) -
         }
         _ => Ok(()),
     }
+}
+
+/// What would be refused when the dictionary is built, by its key in this file; and a k that no row can have.
+fn check_dictionary(s: &DictionarySettings) -> Result<()> {
+    s.validate().map_err(|e| match e {
+        Error::Setting { key, what } if !key.starts_with("sae.") => {
+            Error::setting(format!("sae.{key}"), what)
+        }
+        e => e,
+    })?;
+    let layers = match s.act_fn() {
+        ActFn::LayerTopK | ActFn::BatchLayerTopK => s.hook_points_in().len(),
+        _ => 1,
+    };
+    if s.act_fn().has_k() && s.top_k() > layers * s.d_sae() {
+        let what = format!("is {}, but a row has only {} features", s.top_k(), layers * s.d_sae());
+        return Err(Error::setting("sae.top_k", what));
+    }
+    Ok(())
 }
 
 pub(super) fn single(key: &str, value: usize) -> Result<()> {
@@ -360,6 +390,24 @@ mod tests {
             e.starts_with("setting activation_factories[1].batchsize: ") && e.contains("batch_size"),
             "{e}"
         );
+    }
+
+    #[test]
+    fn a_dictionary_that_cannot_be_built_is_refused_with_its_key() {
+        let refusal = |key: &str, value: Value| {
+            let mut tree = minimal();
+            tree["sae"]["act_fn"] = json!("topk");
+            tree["sae"][key] = value;
+            from_tree::<TrainSettings>(&tree).unwrap().check().unwrap_err().to_string()
+        };
+        assert!(refusal("top_k", json!(0)).starts_with("setting sae.top_k: "));
+        let e = refusal("top_k", json!(50));
+        assert!(e.starts_with("setting sae.top_k: ") && e.contains("32 features"), "{e}");
+        assert!(refusal("expansion_factor", json!(0.01)).starts_with("setting sae.expansion_factor: "));
+        let mut tree = minimal();
+        tree["sae"]["sae_type"] = json!("sea");
+        let e = from_tree::<TrainSettings>(&tree).unwrap_err().to_string();
+        assert!(e.starts_with("setting sae.sae_type: ") && e.contains("did you mean \"sae\"?"), "{e}");
     }
 
     #[test]

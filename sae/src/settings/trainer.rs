@@ -231,7 +231,8 @@ impl TrainerSettings {
         if self.gradient_accumulation_steps != 1 {
             return bad(
                 "gradient_accumulation_steps",
-                "must be 1: one batch is one step; raise batch_size instead",
+                "must be 1: one batch is one step. A batch_size so many times larger gives the same updates, and memory \
+                 grows little with it, since a step goes through its batch in blocks",
             );
         }
         if !unit.contains(&self.betas.0) || !unit.contains(&self.betas.1) {

@@ -241,13 +241,13 @@ impl Trainer {
             quality = Some(window.last());
         }
         if let Some(exponents) = p.filter(|[now, next]| now != next) {
-            self.anneal_gain *= anneal::ratio(q, dictionary, &weight, exponents)?;
+            self.anneal_gain *= anneal::ratio(q, dictionary, weight, exponents)?;
         }
         let gradients = optimizer.step(q, dictionary, lr, s + 1)?;
         let often = self.settings.resample_frequency;
         let due = often > 0 && (s + 1).is_multiple_of(often) && s < self.schedules.resample_until;
         if let Some(dead) = dead.as_mut().filter(|_| due) {
-            let on = (&input, &weight[..]);
+            let on = (&input, weight);
             self.resampled += resample::resample(q, dictionary, optimizer, dead, on, &self.settings, s)?;
         }
         if let Some(window) = window {
