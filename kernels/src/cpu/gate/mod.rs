@@ -58,33 +58,32 @@ impl Selection<'_> {
     /// # Safety
     /// `x` is live and nobody writes it; the machine has `isa`.
     unsafe fn count(&self, isa: Isa) -> (Vec<u32>, Cut) {
-        let cols = self.x.cols;
-        let all = |t: f32| -> Vec<u32> {
-            let row = |r| {
-                // SAFETY: the caller's contract.
-                unsafe { passing(isa, self, r, 0..cols, t, &mut Sink::Count) as u32 }
-            };
-            (0..self.x.rows).into_par_iter().with_min_len(8).map(row).collect()
-        };
         let Rule::Tau { tau, mut ties } = self.rule else {
-            return (all(0.0), Cut { upto: 0.0, beyond: 0.0, at: (0, 0) });
+            // SAFETY: the caller's contract.
+            let row = |r| unsafe { passing(isa, self, r, 0..self.x.cols, 0.0, &mut Sink::Count) as u32 };
+            let counts = (0..self.x.rows).into_par_iter().with_min_len(8).map(row).collect();
+            return (counts, Cut { upto: 0.0, beyond: 0.0, at: (0, 0) });
         };
-        let mut counts = all(tau);
-        if ties == 0 || tau <= 0.0 {
-            return (counts, Cut { upto: tau, beyond: tau, at: (0, 0) });
-        }
         // The next smaller float: g > upto is g >= tau.
-        let upto = f32::from_bits(tau.to_bits() - 1);
-        let with_ties = all(upto);
-        for r in 0..counts.len() {
-            let here = (with_ties[r] - counts[r]) as usize;
+        let upto = if ties == 0 || tau <= 0.0 { tau } else { f32::from_bits(tau.to_bits() - 1) };
+        let row = |r| {
+            let mut above = 0;
+            // SAFETY: the caller's contract.
+            let all =
+                unsafe { passing(isa, self, r, 0..self.x.cols, upto, &mut Sink::Above(tau, &mut above)) };
+            (above as u32, all as u32)
+        };
+        let rows: Vec<(u32, u32)> = (0..self.x.rows).into_par_iter().with_min_len(8).map(row).collect();
+        let mut counts: Vec<u32> = rows.iter().map(|&(above, _)| above).collect();
+        for (r, &(above, all)) in rows.iter().enumerate() {
+            let here = (all - above) as usize;
             if here > ties {
                 let column = self.column_of_tie(r, tau, ties);
                 counts[r] += ties as u32;
                 return (counts, Cut { upto, beyond: tau, at: (r, column) });
             }
             ties -= here;
-            counts[r] = with_ties[r];
+            counts[r] = all;
         }
         let end = (counts.len(), 0);
         (counts, Cut { upto, beyond: tau, at: end })
@@ -103,6 +102,8 @@ impl Selection<'_> {
 /// What happens to the entries that pass.
 enum Sink<'a> {
     Count,
+    /// Those above a second bound are counted too.
+    Above(f32, &'a mut usize),
     /// Values and columns are appended.
     Append(&'a mut [f32], &'a mut [u32], usize),
     /// x where it passes, else 0, written at this row's address.
@@ -134,10 +135,15 @@ per_isa! {
                 }
                 match sink {
                     Sink::Count => total += pass.count_ones() as usize,
+                    Sink::Above(second, above) => {
+                        total += pass.count_ones() as usize;
+                        **above += (pass & S::gt(g, S::splat(*second))).count_ones() as usize;
+                    }
                     Sink::Dense(y) => {
                         total += pass.count_ones() as usize;
                         S::store_upto(y.add(c), n, S::keep(pass, x));
                     }
+                    Sink::Append(..) if pass == 0 => {}
                     Sink::Append(vals, idx, at) => {
                         let n = S::positions(pass, c as u32, found.as_mut_ptr());
                         for &i in &found[..n] {
