@@ -146,7 +146,6 @@ fn kinds() -> Vec<(&'static str, Value, Value)> {
     let jump = json!({"sae_type": "sae", "act_fn": "jumprelu", "jumprelu_threshold_window": 0.4});
     vec![
         ("relu, L1", relu.clone(), l1("power", 2.0)),
-        ("relu, L1, resampling", relu.clone(), with(l1("power", 2.0), resampled)),
         ("relu, p-annealing", relu, with(l1("power-sum", 2.0), annealed)),
         ("gated, L1", json!({"sae_type": "gated", "act_fn": "relu"}), l1("power", 2.0)),
         ("jumprelu, tanh", jump.clone(), with(l1("tanh", 1.0), json!({"lp_coefficient": 1e-3}))),
@@ -156,6 +155,7 @@ fn kinds() -> Vec<(&'static str, Value, Value)> {
             with(l1("target-l0", 10.0), steered),
         ),
         ("topk", top("topk"), auxk.clone()),
+        ("topk, resampling", top("topk"), resampled),
         ("batchtopk", top("batchtopk"), auxk.clone()),
         ("abstopk", top("abstopk"), auxk.clone()),
         ("groupmax", json!({"sae_type": "sae", "act_fn": "groupmax", "top_k": 8}), auxk.clone()),

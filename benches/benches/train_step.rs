@@ -1,6 +1,7 @@
 //! A whole training step of a TopK dictionary (d 768, k 50, batch 4096, f32) against the encoder's product alone. First a
 //! table in which both take turns, so that the ratio holds on a busy machine, and the peak memory of the step; then
-//! criterion rows. `STEP_ROUNDS` sets the rounds of the table (7), `STEP_SIZES` the dictionary sizes (6144,24576).
+//! criterion rows. `STEP_ROUNDS` sets the rounds of the table (7), `STEP_SIZES` the dictionary sizes (6144,24576); with
+//! `STEP_VARIANTS=1` the table is of the kinds of SAE at F 6144, taking turns, against TopK.
 
 use criterion::Criterion;
 use lm_saes::{
@@ -12,7 +13,7 @@ use lm_saes::{
 use lm_saes_backends::registry;
 use lm_saes_benches::{median, timed};
 use lm_saes_runtime::{DType, GemmOpts, Queue, RandomKind, Tensor};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const ROWS: usize = 4096;
 const D: usize = 768;
@@ -27,10 +28,17 @@ struct Step {
 
 impl Step {
     fn new(q: &mut Queue, d_sae: usize, metrics: bool) -> lm_saes::Result<Self> {
-        let sae: DictionarySettings = from_tree(&json!({
+        Self::of(q, d_sae, metrics, json!({}))
+    }
+
+    /// With other settings than those of a TopK SAE.
+    fn of(q: &mut Queue, d_sae: usize, metrics: bool, change: Value) -> lm_saes::Result<Self> {
+        let mut sae = json!({
             "sae_type": "sae", "hook_point_in": HOOK, "hook_point_out": HOOK, "d_model": D,
             "expansion_factor": d_sae / D, "act_fn": "topk", "top_k": 50, "norm_activation": "inference",
-        }))?;
+        });
+        change.as_object().into_iter().flatten().for_each(|(key, v)| sae[key] = v.clone());
+        let sae: DictionarySettings = from_tree(&sae)?;
         let settings: TrainerSettings = from_tree(&json!({
             "total_training_tokens": 1u64 << 40, "skip_metrics_calculation": !metrics, "n_checkpoints": 0,
             "k_warmup_steps": 0,
@@ -110,12 +118,55 @@ fn table(q: &mut Queue, d_sae: usize, rounds: usize) -> lm_saes::Result<()> {
     Ok(())
 }
 
+/// Steps of the kinds of SAE against one of TopK.
+fn variants(q: &mut Queue, rounds: usize) -> lm_saes::Result<()> {
+    let matryoshka = |act_fn: &str| json!({"sae_type": "matryoshka", "act_fn": act_fn});
+    let kinds = [
+        ("topk", json!({})),
+        ("batchtopk", json!({"act_fn": "batchtopk"})),
+        ("matryoshka, topk", matryoshka("topk")),
+        ("matryoshka, batchtopk", matryoshka("batchtopk")),
+        ("abstopk", json!({"act_fn": "abstopk"})),
+        ("groupmax, k 48", json!({"act_fn": "groupmax", "top_k": 48})),
+        ("topk, b_D in the input", json!({"apply_b_dec_to_input": true})),
+        ("relu", json!({"act_fn": "relu"})),
+        ("gated", json!({"sae_type": "gated", "act_fn": "relu"})),
+    ];
+    let mut steps = Vec::new();
+    for (name, change) in kinds {
+        steps.push((name, Step::of(q, 6144, false, change)?, Vec::new()));
+    }
+    for round in 0..rounds + 1 {
+        for (_, step, times) in &mut steps {
+            let time = timed(|| step.run(q));
+            if round > 0 {
+                times.push(time);
+            }
+        }
+    }
+    let base = steps[0].2.clone();
+    for (name, _, times) in &steps {
+        let wall = median(times.iter().map(|t| 1e3 * t.0).collect());
+        let ratio = |of: fn(&(f64, f64)) -> f64| {
+            median(times.iter().zip(&base).map(|(t, b)| of(t) / of(b)).collect())
+        };
+        let (by_wall, by_cpu) = (ratio(|t| t.0), ratio(|t| t.1));
+        println!("{name:24} {wall:8.1} ms; {by_wall:.2} x topk by wall, {by_cpu:.2} by processor time");
+    }
+    Ok(())
+}
+
 fn main() {
     let variable = |name: &str| std::env::var(name).ok();
     let rounds = variable("STEP_ROUNDS").and_then(|v| v.parse().ok()).unwrap_or(7);
     let sizes = variable("STEP_SIZES").unwrap_or_else(|| "6144,24576".into());
     let sizes: Vec<usize> = sizes.split(',').filter_map(|s| s.parse().ok()).collect();
     let device = registry().open("cpu").expect("the cpu device always opens");
+    if variable("STEP_VARIANTS").is_some() {
+        let mut q = Queue::new(&device).expect("a queue on the cpu");
+        variants(&mut q, rounds).expect("steps on synthetic activations");
+        return;
+    }
     for &d_sae in &sizes {
         let mut q = Queue::new(&device).expect("a queue on the cpu");
         table(&mut q, d_sae, rounds).expect("steps on synthetic activations");
