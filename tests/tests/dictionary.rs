@@ -262,9 +262,9 @@ fn damaged_checkpoints_are_refused_by_file_and_tensor() {
     assert!(error.contains("W_D") && error.contains("element 7 is NaN"), "{error}");
 
     write(&|_| ());
-    fs::write(path.join("config.json"), config.replace("\"sae\"", "\"clt\"")).unwrap();
+    fs::write(path.join("config.json"), config.replace("\"sae\"", "\"tlc\"")).unwrap();
     let error = load_error(&mut q, path);
-    assert!(error.contains("config.json") && error.contains("clt") && error.contains("`sae`"), "{error}");
+    assert!(error.contains("config.json") && error.contains("tlc") && error.contains("`sae`"), "{error}");
     fs::write(path.join("config.json"), config.replace("\"d_model\":12,", "")).unwrap();
     assert!(load_error(&mut q, path).contains("d_model"));
     fs::write(path.join("config.json"), &config[..40]).unwrap();

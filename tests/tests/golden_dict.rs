@@ -221,7 +221,18 @@ impl Step {
             weight: weight_t.view(),
             n_tokens,
         };
-        let terms = d.train_step(q, &input, &loss, coefficients, dead.as_mut())?;
+        // The reference system's cross-layer loss ignores the mask; its metrics do not.
+        let all = q.tensor(rows, 1, &vec![1.0 / rows as f32; rows])?;
+        let unmasked = StepInput {
+            inputs: input.inputs.clone(),
+            labels: input.labels.clone(),
+            weight: all.view(),
+            mask: None,
+            n_tokens: rows,
+            ..input
+        };
+        let lossy = if d.settings().sae_type() == "clt" { &unmasked } else { &input };
+        let terms = d.train_step(q, lossy, &loss, coefficients, dead.as_mut())?;
         metrics.observe(q, &mut *d, &input, &weight)?;
 
         let mut raw_reconstruction = BTreeMap::new();

@@ -2,6 +2,7 @@
 //! A variant is one file (or folder) with forward and backward side by side; nothing outside it names the variant.
 
 pub mod checkpoint;
+mod clt;
 mod coder;
 mod gated;
 mod initialise;
@@ -14,6 +15,7 @@ pub mod settings;
 mod subspace;
 pub mod variants;
 
+pub use clt::CltSettings;
 pub use gated::GatedSettings;
 pub use initialise::{Initialise, ModelAttention, ModelParts, RandomInit};
 pub use lorsa::{LorsaSettings, NormalizationType, PositionalEmbedding};
@@ -153,6 +155,14 @@ pub trait Dictionary: Initialise + Send {
     /// Over how many heads figures such as L0 are averaged; those of layers are added up (TRAINING §6).
     fn averaged_heads(&self) -> usize {
         1
+    }
+    /// Most features a selection with budget k can leave active: the largest k that means anything.
+    fn most_active(&self) -> usize {
+        self.d_sae()
+    }
+    /// For a dictionary of layers: where records have explained variance and L0 of each; its sparsity counters are by layer too.
+    fn layer_metrics(&self) -> Option<&'static str> {
+        None
     }
     /// Metrics only this variant has, of the last step on `input`; recorded as means over steps. `weight` is `input.weight` on
     /// the host.

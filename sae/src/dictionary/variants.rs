@@ -1,6 +1,6 @@
 //! The variants there are: one line each. A new one is a room of its own and a line here.
 
-use super::{gated, lorsa, matryoshka, sae, settings::VariantSettings};
+use super::{clt, gated, lorsa, matryoshka, sae, settings::VariantSettings};
 use crate::settings::field_names;
 use serde::Serialize;
 use serde_json::Value;
@@ -56,4 +56,5 @@ variants! {
     "gated" => Gated(gated::GatedSettings),
     "matryoshka" => Matryoshka(matryoshka::MatryoshkaSettings),
     "lorsa" => Lorsa(lorsa::LorsaSettings),
+    "clt" => Clt(clt::CltSettings),
 }

@@ -22,6 +22,8 @@ pub struct MetricWindow {
     fired: Tensor,
     /// Over how many heads L0 is averaged.
     averaged_heads: usize,
+    /// Where metrics of each layer go, for a dictionary of layers.
+    layers: Option<&'static str>,
     /// Sums of metrics only the variant has.
     own: BTreeMap<String, f64>,
     /// Reconstruction or label minus something, `[BLOCK, d]`.
@@ -103,6 +105,7 @@ impl MetricWindow {
                 DType::U32,
             )?,
             averaged_heads: dictionary.averaged_heads(),
+            layers: dictionary.layer_metrics(),
             own: BTreeMap::new(),
         })
     }
@@ -142,13 +145,16 @@ impl MetricWindow {
         let reconstructions = dictionary.reconstruction();
         let heads = input.labels.len() as f64;
         let mut l_rec = 0.0;
-        for (y, yhat) in input.labels.iter().zip(reconstructions) {
+        for (l, (y, yhat)) in input.labels.iter().zip(reconstructions).enumerate() {
             let r = self.row_sums(q, *y, yhat, input.weight)?;
             let f = fit(&r, y.rows(), weight);
             for (slot, value) in
                 [(EV, f.ev), (EV_LEGACY, f.ev_legacy), (ERROR, f.error), (ERROR_RATIO, f.error_ratio)]
             {
                 self.sums.values[slot] += value / heads;
+            }
+            if let Some(prefix) = self.layers {
+                *self.own.entry(format!("{prefix}/layer{l}/explained_variance")).or_default() += f.ev;
             }
             self.last.1 += f.ev / heads;
             l_rec += f.l_rec / heads;
@@ -211,23 +217,40 @@ impl MetricWindow {
     /// The metrics every dictionary has, training or not: frequencies, reconstruction, L0.
     pub fn quality(&self, q: &mut Queue) -> Result<Vec<(String, f64)>> {
         let fired: Vec<u32> = q.download(&self.fired)?;
-        let tokens = self.sums.tokens.max(1) as f64;
-        let count = |pass: &dyn Fn(f64) -> bool| {
-            fired.iter().filter(|&&n| pass(f64::from(n) / tokens)).count() as f64
-        };
-        Ok(named([
-            ("sparsity/above_1e-1", count(&|f| f > 1e-1)),
-            ("sparsity/above_1e-2", count(&|f| f > 1e-2)),
-            ("sparsity/below_1e-5", count(&|f| f < 1e-5)),
-            ("sparsity/below_1e-6", count(&|f| f < 1e-6)),
-            ("sparsity/below_1e-7", count(&|f| f < 1e-7)),
+        let mut all = self.frequencies(&fired, "");
+        all.extend(named([
             ("metrics/mean_feature_act", self.mean(FEATURE_ACT)),
             ("metrics/explained_variance", self.mean(EV)),
             ("metrics/explained_variance_legacy", self.mean(EV_LEGACY)),
             ("metrics/l0", self.per_token(&fired)),
             ("metrics/l2_norm_error", self.mean(ERROR)),
             ("metrics/l2_norm_error_ratio", self.mean(ERROR_RATIO)),
-        ]))
+        ]));
+        if let Some(prefix) = self.layers {
+            for (l, fired) in fired.chunks(self.fired.cols().max(1)).enumerate() {
+                all.extend(self.frequencies(fired, &format!("_layer{l}")));
+                all.push((format!("{prefix}/layer{l}/l0"), self.per_token(fired)));
+            }
+        }
+        let steps = self.sums.steps.max(1) as f64;
+        all.extend(self.own.iter().map(|(name, sum)| (name.clone(), sum / steps)));
+        Ok(all)
+    }
+
+    /// How many features fire how often.
+    fn frequencies(&self, fired: &[u32], suffix: &str) -> Vec<(String, f64)> {
+        let tokens = self.sums.tokens.max(1) as f64;
+        let share = |n: &u32| f64::from(*n) / tokens;
+        let above = |bar: f64| fired.iter().filter(|n| share(n) > bar).count() as f64;
+        let below = |bar: f64| fired.iter().filter(|n| share(n) < bar).count() as f64;
+        let counts = [
+            ("above_1e-1", above(1e-1)),
+            ("above_1e-2", above(1e-2)),
+            ("below_1e-5", below(1e-5)),
+            ("below_1e-6", below(1e-6)),
+            ("below_1e-7", below(1e-7)),
+        ];
+        counts.into_iter().map(|(name, n)| (format!("sparsity/{name}{suffix}"), n)).collect()
     }
 
     /// Everything a training record has. The window goes on; see [`MetricWindow::reset`].

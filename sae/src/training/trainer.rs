@@ -175,7 +175,7 @@ impl Trainer {
         let settings = self.dictionary.settings();
         let k = self.schedules.k.as_ref().map_or(settings.top_k(), |k| k.k(s));
         Coefficients {
-            k: k.min(self.dictionary.d_sae()),
+            k: k.min(self.dictionary.most_active()),
             l1: self.l1(s) as f32,
             lp: self.settings.lp_coefficient.unwrap_or(0.0) as f32,
             auxk: self.settings.auxk_coefficient.unwrap_or(0.0) as f32,
@@ -410,7 +410,7 @@ fn parts(
     rows: usize,
 ) -> Result<Parts> {
     let top_k = dictionary.settings().top_k();
-    let max_k = schedules.k.as_ref().map_or(top_k, |k| k.k(0).max(top_k)).min(dictionary.d_sae());
+    let max_k = schedules.k.as_ref().map_or(top_k, |k| k.k(0).max(top_k)).min(dictionary.most_active());
     let loss = settings.loss();
     dictionary.check_loss(&loss)?;
     dictionary.plan(step, rows, max_k, Some(&loss))?;

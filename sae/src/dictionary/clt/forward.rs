@@ -1,0 +1,135 @@
+//! Encoding layer by layer, the four selections of the top-k family (VARIANTS §3.5) and gates, and decoding.
+
+use super::{
+    Clt, Params,
+    work::{Store, Work, mixed_up},
+};
+use crate::{Result, dictionary::coder::blocks, settings::ActFn};
+use lm_saes_runtime::{CompactArgs, GemmOpts, Queue, Select, View, ViewMut};
+
+/// `h = x·W_E[l] + b_E[l]`, `x [B, d]`, `h [B, S]`.
+pub(super) fn hidden(q: &mut Queue, p: &Params, l: usize, x: View<'_>, h: ViewMut<'_>) -> Result<()> {
+    let bias = Some(p.b_e.value.rows_view(l..l + 1));
+    let w = p.w_e.value.rows_view(p.of(l));
+    Ok(q.gemm(x, w, h, GemmOpts { tb: true, bias, ..Default::default() })?)
+}
+
+impl Clt {
+    /// Codes of every layer from `x [B, d]` of every layer.
+    pub(super) fn encode(&mut self, q: &mut Queue, x: &[View<'_>], k: usize) -> Result<()> {
+        if let Store::Sparse(codes) = &mut self.work.codes {
+            codes.set(x[0].rows(), k);
+        }
+        match self.settings.act_fn() {
+            ActFn::TopK => self.encode_topk(q, x),
+            ActFn::BatchTopK => self.encode_batchtopk(q, x),
+            ActFn::LayerTopK | ActFn::BatchLayerTopK => self.encode_joint(q, x),
+            _ => self.encode_dense(q, x),
+        }
+    }
+
+    fn encode_topk(&mut self, q: &mut Queue, x: &[View<'_>]) -> Result<()> {
+        let gated = self.settings.gated();
+        let Work { h, norms, codes: Store::Sparse(codes), block, .. } = &mut self.work else {
+            return Err(mixed_up());
+        };
+        for (l, x) in x.iter().enumerate() {
+            let scale = gated.then(|| norms.view().slice_cols(self.p.of(l)));
+            for r in blocks(x.rows(), *block) {
+                let mut h = h.rows_mut(0..r.len());
+                hidden(q, &self.p, l, x.slice_rows(r.clone()), h.reborrow())?;
+                let (vals, idx) = codes.rows_mut(Some(l), r)?;
+                q.topk(h.as_view(), Select { scale, mask: None }, vals, idx)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_batchtopk(&mut self, q: &mut Queue, x: &[View<'_>]) -> Result<()> {
+        let gated = self.settings.gated();
+        let Work { h, norms, codes: Store::Sparse(codes), .. } = &mut self.work else {
+            return Err(mixed_up());
+        };
+        let budget = codes.len();
+        for (l, x) in x.iter().enumerate() {
+            let mut h = h.rows_mut(0..x.rows());
+            hidden(q, &self.p, l, *x, h.reborrow())?;
+            let scale = gated.then(|| norms.view().slice_cols(self.p.of(l)));
+            let select = Select { scale, mask: None };
+            let (vals, idx, ptr, thr) = codes.ragged_mut(Some(l))?;
+            q.threshold(h.as_view(), select, budget, &mut *thr)?;
+            let rule = CompactArgs { select, theta: None, thr: Some(thr.view()) };
+            q.compact(h.as_view(), rule, vals, idx, ptr)?;
+        }
+        Ok(())
+    }
+
+    /// layertopk and batchlayertopk: all layers of a block side by side, `[block, L·S]`.
+    fn encode_joint(&mut self, q: &mut Queue, x: &[View<'_>]) -> Result<()> {
+        let gated = self.settings.gated();
+        let rows = x[0].rows();
+        let Work { h, norms, codes: Store::Sparse(codes), block, .. } = &mut self.work else {
+            return Err(mixed_up());
+        };
+        let select = Select { scale: gated.then(|| norms.view()), mask: None };
+        let by_row = self.settings.act_fn() == ActFn::LayerTopK;
+        // The block of batchlayertopk is the batch.
+        for r in blocks(rows, *block) {
+            let mut h = h.rows_mut(0..r.len());
+            for (l, x) in x.iter().enumerate() {
+                let columns = h.reborrow().slice_cols(self.p.of(l));
+                hidden(q, &self.p, l, x.slice_rows(r.clone()), columns)?;
+            }
+            if by_row {
+                let (vals, idx) = codes.rows_mut(None, r)?;
+                q.topk(h.as_view(), select, vals, idx)?;
+            } else {
+                let budget = codes.len();
+                let (vals, idx, ptr, thr) = codes.ragged_mut(None)?;
+                q.threshold(h.as_view(), select, budget, &mut *thr)?;
+                let rule = CompactArgs { select, theta: None, thr: Some(thr.view()) };
+                q.compact(h.as_view(), rule, vals, idx, ptr)?;
+            }
+        }
+        codes.divide(q)
+    }
+
+    fn encode_dense(&mut self, q: &mut Queue, x: &[View<'_>]) -> Result<()> {
+        let gated = self.settings.gated();
+        let Work { h, norms, theta, codes: Store::Dense(f), block, .. } = &mut self.work else {
+            return Err(mixed_up());
+        };
+        for (l, (x, f)) in x.iter().zip(f).enumerate() {
+            // Without a threshold the sign of h·n is that of h.
+            let scale = (theta.is_some() && gated).then(|| norms.view().slice_cols(self.p.of(l)));
+            let theta = theta.as_ref().map(|t| t.rows_view(l..l + 1));
+            let rule = CompactArgs { select: Select { scale, mask: None }, theta, thr: None };
+            for r in blocks(x.rows(), *block) {
+                let mut h = h.rows_mut(0..r.len());
+                hidden(q, &self.p, l, x.slice_rows(r.clone()), h.reborrow())?;
+                q.gate(h.as_view(), rule, f.rows_mut(r))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reconstructions of every layer from the codes.
+    pub(super) fn decode(&mut self, q: &mut Queue) -> Result<()> {
+        let Work { codes, y_hat, done, .. } = &mut self.work;
+        for (t, y) in y_hat.iter_mut().enumerate() {
+            let mut y = y.rows_mut(0..*done);
+            for s in 0..=t {
+                let (bias, beta) = if s == 0 { (Some(self.p.b_d[t].value.view()), 0.0) } else { (None, 1.0) };
+                let w = self.p.w_d[t].value.rows_view(self.p.of(s));
+                match &*codes {
+                    Store::Sparse(codes) => q.sparse_mul(codes.view(s), w, bias, y.reborrow(), beta)?,
+                    Store::Dense(f) => {
+                        let opts = GemmOpts { bias, beta, ..Default::default() };
+                        q.gemm(f[s].rows_view(0..*done), w, y.reborrow(), opts)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
