@@ -84,7 +84,7 @@ pub(super) fn activity(m: Live, o: &op::Activity) -> Outcome {
         for (slot, f) in slots(m, &o.codes, r)? {
             if let Some(f) = f.filter(|_| {
                 let v = m.at(o.codes.vals).flat(slot);
-                v > 0.0 || v < 0.0
+                v.abs() > 0.0
             }) {
                 m.at(o.fired).set_u32(0, f, m.at(o.fired).u32(0, f) + 1);
             }

@@ -266,10 +266,8 @@ impl Coder {
         let Work { train: Some(t), norms, theta, .. } = &mut self.work else { return Err(work::mixed_up()) };
         target::finish(q, t, gated.then_some(&*norms), settings, c.l1)?;
         loss::finish_grads(q, &mut self.p, t, parts, norms, theta.as_ref())?;
-        if self.extras.centred {
-            if let Some(b_d) = &mut self.p.b_d {
-                self.encoder.centre_grad(q, grad(b_d)?)?;
-            }
+        if let (true, Some(b_d)) = (self.extras.centred, &mut self.p.b_d) {
+            self.encoder.centre_grad(q, grad(b_d)?)?;
         }
         let terms = loss::terms(q, t, parts, input.weight, settings, c)?;
         self.side_loss = terms.l_aux.filter(|_| parts.side);
