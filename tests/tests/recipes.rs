@@ -3,7 +3,7 @@
 
 use lm_saes::{
     runners::{self, Plan},
-    settings::{SweepSettings, TrainSettings, load},
+    settings::{KSchedule, SweepSettings, TrainSettings, load},
 };
 use lm_saes_backends::registry;
 use std::path::{Path, PathBuf};
@@ -57,4 +57,12 @@ fn a_sweep_of_items() {
     let names: Vec<&str> = plan.members.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["pythia-160m-topk-25", "pythia-160m-topk-50"]);
     assert_eq!(settings.root, Path::new("results"));
+}
+
+#[test]
+fn cross_layer_transcoder() {
+    let (settings, plan) = planned("pythia_clt.toml");
+    assert_eq!(settings.trainer.k_schedule_type, KSchedule::Exponential);
+    assert_eq!(plan.schedules.k.as_ref().unwrap().k(0), 36_864);
+    assert_eq!(parameters(&plan), 12 * (D * S + S) + 78 * S * D + 12 * D);
 }
