@@ -4,10 +4,13 @@
 pub mod checkpoint;
 mod clt;
 mod coder;
+mod crosscoder;
 mod gated;
+mod heads;
 mod initialise;
 mod lorsa;
 mod matryoshka;
+mod molt;
 pub mod normalise;
 mod param;
 mod sae;
@@ -16,10 +19,12 @@ mod subspace;
 pub mod variants;
 
 pub use clt::CltSettings;
+pub use crosscoder::CrossCoderSettings;
 pub use gated::GatedSettings;
 pub use initialise::{Initialise, ModelAttention, ModelParts, RandomInit};
 pub use lorsa::{LorsaSettings, NormalizationType, PositionalEmbedding};
 pub use matryoshka::MatryoshkaSettings;
+pub use molt::{MoltSettings, Rank};
 pub use param::{Param, ParamGroup};
 pub use sae::SaeSettings;
 

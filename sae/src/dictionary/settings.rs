@@ -35,6 +35,10 @@ pub trait VariantSettings {
     fn longest_context(&self) -> Option<usize> {
         None
     }
+    /// Whether activations of a hook point may be this wide.
+    fn accepts_width(&self, width: usize, common: &CommonSettings) -> bool {
+        width == common.d_model
+    }
     /// Checks what types cannot express.
     fn validate(&self, common: &CommonSettings) -> Result<()>;
     /// A dictionary of zeros.
@@ -224,6 +228,10 @@ impl DictionarySettings {
     /// Number of features.
     pub fn d_sae(&self) -> usize {
         self.variant.facts().d_sae(&self.common)
+    }
+    /// Whether activations of a hook point may be this wide.
+    pub fn accepts_width(&self, width: usize) -> bool {
+        self.variant.facts().accepts_width(width, &self.common)
     }
     /// Activation function.
     pub fn act_fn(&self) -> ActFn {

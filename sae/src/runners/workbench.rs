@@ -87,7 +87,7 @@ impl Workbench {
         let d_model = dictionary.settings().d_model();
         for hook in needed(dictionary) {
             let width = self.lm.hook_width(&hook)?;
-            if width != d_model {
+            if !dictionary.settings().accepts_width(width) {
                 let what = format!("is {d_model}, but {hook} of {} is {width} wide", self.lm.name());
                 return Err(Error::setting("sae.d_model", what));
             }

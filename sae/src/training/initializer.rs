@@ -282,8 +282,10 @@ fn reconstruction_loss(
     let total: f64 = weight.iter().map(|&w| f64::from(w)).sum();
     let mut loss = 0.0;
     for (y, yhat) in labels.iter().zip(dictionary.reconstruction()) {
-        let mut error = q.empty(y.rows(), y.cols(), y.dtype())?;
-        q.zip(MapKind::Add, yhat, *y, 1.0, -1.0, &mut error)?;
+        // A label narrower than its reconstruction counts as padded with zeros.
+        let mut error = q.empty(y.rows(), yhat.cols(), y.dtype())?;
+        q.copy(yhat, &mut error)?;
+        q.zip_in_place(MapKind::Add, *y, 1.0, -1.0, error.view_mut().slice_cols(0..y.cols()))?;
         let squares = row_squares(q, error.view())?;
         loss += squares.iter().zip(weight).map(|(&e, &w)| f64::from(e) * f64::from(w)).sum::<f64>();
     }

@@ -353,10 +353,16 @@ impl MetricWindow {
             let n = BLOCK.min(b - at);
             let (y, yhat) = (y.slice_rows(at..at + n), yhat.slice_rows(at..at + n));
             let mut difference = self.difference.rows_mut(0..n).slice_cols(0..y.cols());
-            for (i, minus) in [yhat, mean.as_view()].into_iter().enumerate() {
+            let (narrow, whole) = (y.cols(), yhat.cols());
+            for (i, minus) in [yhat.slice_cols(0..narrow), mean.as_view()].into_iter().enumerate() {
                 q.zip(MapKind::Add, y, minus, 1.0, -1.0, difference.reborrow())?;
                 let out = lane(&mut self.rows, i, b).slice_cols(at..at + n).reshaped(n, 1);
                 q.reduce_cols(ReduceKind::SumSq, difference.as_view(), out, 0.0)?;
+            }
+            // A label narrower than its reconstruction counts as padded with zeros.
+            if narrow < whole {
+                let out = lane(&mut self.rows, 0, b).slice_cols(at..at + n).reshaped(n, 1);
+                q.reduce_cols(ReduceKind::SumSq, yhat.slice_cols(narrow..whole), out, 1.0)?;
             }
             at += n;
         }

@@ -1,0 +1,48 @@
+//! Starting values: one random encoder and decoder, the same for every head.
+
+use super::CrossCoder;
+use crate::{
+    Result,
+    dictionary::{
+        Initialise, RandomInit,
+        coder::{RandomParts, set_row_norms},
+    },
+};
+use lm_saes_runtime::{MapKind, Queue, RandomKind};
+
+impl Initialise for CrossCoder {
+    fn variant(&self) -> &'static str {
+        "crosscoder"
+    }
+
+    fn init_random(&mut self, q: &mut Queue, init: &RandomInit) -> Result<()> {
+        let mut parts = RandomParts::new(self.settings.d_sae() * self.settings.d_model());
+        let (e, d) = (parts.take(), parts.take());
+        for head in 0..self.n() {
+            let of = self.of(head);
+            let range = (-init.encoder_bound, init.encoder_bound);
+            q.random(RandomKind::Uniform, range, init.seed, e, self.w_e.value.rows_mut(of.clone()))?;
+            let range = (-init.decoder_bound, init.decoder_bound);
+            q.random(RandomKind::Uniform, range, init.seed, d, self.w_d.value.rows_mut(of))?;
+        }
+        q.fill(&mut self.b_e.value, 0.0)?;
+        q.fill(&mut self.b_d.value, 0.0)?;
+        if let Some(threshold) = &mut self.threshold {
+            q.fill(&mut threshold.value, init.log_threshold()?)?;
+        }
+        Ok(())
+    }
+
+    fn encoder_from_decoder_transpose(&mut self, q: &mut Queue, factor: f32) -> Result<()> {
+        // Both are held as [H·S, d].
+        Ok(q.map(MapKind::Affine, &self.w_d.value, factor, 0.0, &mut self.w_e.value)?)
+    }
+
+    fn set_decoder_norm(&mut self, q: &mut Queue, norm: f32, exact: bool) -> Result<()> {
+        set_row_norms(q, &mut self.w_d.value, norm, exact)
+    }
+
+    fn set_encoder_norm(&mut self, q: &mut Queue, norm: f32) -> Result<()> {
+        set_row_norms(q, &mut self.w_e.value, norm, true)
+    }
+}

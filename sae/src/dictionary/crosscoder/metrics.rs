@@ -1,0 +1,70 @@
+//! Metrics of each hook point, and how strong decoders are where their head is active and where only another is (VARIANTS §7).
+//! Rows that a mask leaves out do not count.
+
+use super::CrossCoder;
+use crate::{Result, dictionary::StepInput};
+use lm_saes_runtime::{DType, MapKind, Queue, ReduceKind, View};
+
+impl CrossCoder {
+    pub(super) fn metrics(
+        &mut self,
+        q: &mut Queue,
+        input: &StepInput<'_>,
+        weight: &[f32],
+    ) -> Result<Vec<(String, f64)>> {
+        let s = self.settings.d_sae();
+        let (each, any) = self.heads.activity(q, input.mask)?;
+        let norms = crate::dictionary::norms_of(q, &self.w_d.value)?;
+        let mut all = Vec::new();
+        let (mut on, mut off) = ((0.0, 0.0), (0.0, 0.0));
+        for (head, hook_point) in self.own.hook_points.iter().enumerate() {
+            let own = &each[head * s..(head + 1) * s];
+            for i in 0..s {
+                let (active, silent) = (f64::from(own[i]), f64::from(any[i]) - f64::from(own[i]));
+                let norm = f64::from(norms[head * s + i]);
+                on = (on.0 + active * norm, on.1 + active);
+                off = (off.0 + silent * norm, off.1 + silent);
+            }
+            let count: u64 = own.iter().map(|&n| u64::from(n)).sum();
+            let l0 = count as f64 / input.n_tokens.max(1) as f64;
+            let y_hat = self.y_hat[head].rows_view(0..self.heads.rows());
+            let (error, spread) = errors(q, input.labels[head], y_hat, input.weight, weight)?;
+            let mut put =
+                |name: &str, v: f64| all.push((format!("crosscoder_metrics/{hook_point}/{name}"), v));
+            put("explained_variance", 1.0 - error / spread);
+            put("l0", l0);
+            put("l_rec", error);
+        }
+        let mean = |(sum, n): (f64, f64)| if n > 0.0 { sum / n } else { 0.0 };
+        for (name, v) in [("non_activated_in_activated", off), ("activated_in_activated", on)] {
+            all.push((format!("crosscoder_metrics/mean_decoder_norm_{name}"), mean(v)));
+        }
+        Ok(all)
+    }
+}
+
+/// Weighted means of `‖ŷ−y‖²` and `‖y−ȳ‖²`; a label narrower than ŷ counts as padded with zeros.
+fn errors(
+    q: &mut Queue,
+    y: View<'_>,
+    y_hat: View<'_>,
+    row_weight: View<'_>,
+    weight: &[f32],
+) -> Result<(f64, f64)> {
+    let (rows, narrow) = (y.rows(), y.cols());
+    let mut difference = q.empty(rows, y_hat.cols(), DType::F32)?;
+    let mut squares = q.empty(rows, 1, DType::F32)?;
+    let weighted = |squares: Vec<f32>| -> f64 {
+        squares.iter().zip(weight).map(|(&v, &w)| f64::from(v) * f64::from(w)).sum()
+    };
+    q.copy(y_hat, &mut difference)?;
+    q.zip_in_place(MapKind::Add, y, 1.0, -1.0, difference.view_mut().slice_cols(0..narrow))?;
+    q.reduce_cols(ReduceKind::SumSq, &difference, &mut squares, 0.0)?;
+    let error = weighted(q.download(&squares)?);
+    let mut mean = q.empty(1, narrow, DType::F32)?;
+    q.reduce_rows(ReduceKind::Sum, y, Some(row_weight), &mut mean, 0.0)?;
+    let mut part = difference.view_mut().slice_cols(0..narrow);
+    q.zip(MapKind::Add, y, &mean, 1.0, -1.0, part.reborrow())?;
+    q.reduce_cols(ReduceKind::SumSq, part.as_view(), &mut squares, 0.0)?;
+    Ok((error, weighted(q.download(&squares)?)))
+}
