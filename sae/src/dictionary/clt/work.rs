@@ -42,7 +42,7 @@ pub(super) struct Work {
 pub(super) enum Store {
     /// `[rows, S]` for each layer.
     Dense(Vec<Tensor>),
-    Sparse(LayerCodes),
+    Sparse(Box<LayerCodes>),
 }
 
 /// Sparse codes of every layer over its own S columns.
@@ -138,7 +138,7 @@ impl Work {
         let y_hat = each("reconstruction of layer", rows, d)?;
         let codes = match act_fn.has_k() {
             false => Store::Dense(each("feature activations of layer", rows, s)?),
-            true => Store::Sparse(LayerCodes::plan(arena, act_fn, layers, s, rows, max_k)?),
+            true => Store::Sparse(Box::new(LayerCodes::plan(arena, act_fn, layers, s, rows, max_k)?)),
         };
         Ok(Self {
             rows,
