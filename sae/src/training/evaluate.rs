@@ -1,7 +1,11 @@
 //! Evaluation (TRAINING §9): reconstruction metrics on batches, and what replacing an activation by its reconstruction does to
 //! the language model's loss.
 
-use super::{BatchSource, metrics::MetricWindow, source::InputBuffers};
+use super::{
+    BatchSource,
+    metrics::MetricWindow,
+    source::{InputBuffers, needed},
+};
 use crate::{
     Error, Result,
     data::{TokenBatch, TokenStream},
@@ -12,7 +16,7 @@ use crate::{
     lm::{Edit, Lm, Tokens},
 };
 use lm_saes_runtime::{Arena, DType, MapKind, Queue, Tensor};
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 /// Reconstruction metrics over some tokens.
 #[derive(Clone, Debug, PartialEq)]
@@ -123,8 +127,9 @@ pub fn quality(
 
 /// The language model's loss three times over on about `tokens` tokens. `dictionary` is planned for `rows` rows.
 ///
-/// # Errors
-/// A dictionary with several inputs or outputs, or an input that comes after the output.
+/// With several hook points all outputs are replaced in one run. Everything the dictionary sees, inputs and what scales outputs,
+/// is of the original run: later layers are not encoded from what earlier replacements made of the residual stream. With one hook
+/// point in and one out this is the usual figure.
 pub fn downstream(
     q: &mut Queue,
     lm: &Lm,
@@ -133,16 +138,16 @@ pub fn downstream(
     rows: usize,
     tokens: u64,
 ) -> Result<Downstream> {
-    let (hook_in, hook_out) = single_hooks(dictionary)?;
-    let mut splice = Splice::new(q, dictionary, hook_in, hook_out, rows)?;
+    let mut splice = Splice::new(q, dictionary, rows)?;
     let (mut sums, mut predictions, mut seen) = ([0.0; 3], 0, 0);
     while seen < tokens {
         let Some(batch) = stream.next_batch()? else { break };
         let real = batch.real();
         let t = Tokens { ids: &batch.ids, batch: batch.batch, len: batch.len, mask: Some(&real) };
-        sums[0] += total(&lm.losses(q, &t, None)?);
-        sums[1] += total(&splice.losses(q, lm, &t, &batch, false)?);
-        sums[2] += total(&splice.losses(q, lm, &t, &batch, true)?);
+        let (losses, replacements) = splice.original(q, lm, &t)?;
+        sums[0] += total(&losses);
+        sums[1] += total(&splice.replaced(q, lm, &t, &batch, Some(&replacements))?);
+        sums[2] += total(&splice.replaced(q, lm, &t, &batch, None)?);
         predictions += t.predictions() as u64;
         seen += batch.lengths.iter().sum::<usize>() as u64;
     }
@@ -157,21 +162,9 @@ fn total(losses: &[f32]) -> f64 {
     losses.iter().map(|&l| f64::from(l)).sum()
 }
 
-fn single_hooks(dictionary: &dyn Dictionary) -> Result<(String, String)> {
-    match (&dictionary.hook_points_in()[..], &dictionary.hook_points_out()[..]) {
-        ([a], [b]) => Ok((a.clone(), b.clone())),
-        (a, b) => Err(Error::Unsupported {
-            what: format!("the model's loss with {} inputs and {} outputs replaced", a.len(), b.len()),
-            why: "it is defined for one hook point in and one out".into(),
-        }),
-    }
-}
-
 /// Puts reconstructions in the place of activations, at rows that count.
 struct Splice<'a> {
     dictionary: &'a mut dyn Dictionary,
-    hook_in: String,
-    hook_out: String,
     rows: usize,
     scratch: Scratch,
     /// `[rows, 1]`.
@@ -179,90 +172,106 @@ struct Splice<'a> {
 }
 
 impl<'a> Splice<'a> {
-    fn new(
-        q: &mut Queue,
-        dictionary: &'a mut dyn Dictionary,
-        hook_in: String,
-        hook_out: String,
-        rows: usize,
-    ) -> Result<Self> {
+    fn new(q: &mut Queue, dictionary: &'a mut dyn Dictionary, rows: usize) -> Result<Self> {
         let (scratch, factors) = (Scratch::new(q, rows)?, q.empty(rows, 1, DType::F32)?);
-        Ok(Self { dictionary, hook_in, hook_out, rows, scratch, factors })
+        Ok(Self { dictionary, rows, scratch, factors })
     }
 
-    fn losses(
-        &mut self,
-        q: &mut Queue,
-        lm: &Lm,
-        tokens: &Tokens<'_>,
-        batch: &TokenBatch,
-        zero: bool,
-    ) -> Result<Vec<f32>> {
-        let n = batch.mask.len();
-        // 1 where the activation is replaced.
-        let replaced: Vec<f32> = batch.mask.iter().map(|&m| f32::from(m)).collect();
-        let replaced = q.tensor(n, 1, &replaced)?;
-        let (hook_in, hook_out) = (self.hook_in.clone(), self.hook_out.clone());
-        let mut input: Option<Tensor> = None;
+    /// Losses of the model as it is, and what the dictionary makes of its activations: a replacement `[N, d]` for each output.
+    fn original(&mut self, q: &mut Queue, lm: &Lm, tokens: &Tokens<'_>) -> Result<(Vec<f32>, Vec<Tensor>)> {
+        let names = needed(self.dictionary);
+        let hooks: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut seen: BTreeMap<String, Tensor> = BTreeMap::new();
         let mut apply = |q: &mut Queue, name: &str, t: &mut Tensor| -> Result<()> {
-            if zero {
-                let mut kept = q.empty(n, 1, DType::F32)?;
-                q.map(MapKind::Affine, &replaced, -1.0, 1.0, &mut kept)?;
-                return Ok(q.zip_in_place(MapKind::Mul, &kept, 1.0, 0.0, t)?);
-            }
-            if name == self.hook_in {
-                let mut x = q.empty(t.rows(), t.cols(), DType::F32)?;
-                q.copy(&*t, &mut x)?;
-                input = Some(x);
-            }
-            if name == self.hook_out {
-                let x = input.take().ok_or_else(|| Error::Unsupported {
-                    what: format!("replacing {} from {}", self.hook_out, self.hook_in),
-                    why: "the input comes after the output in the forward".into(),
-                })?;
-                self.replace(q, x, batch.len, &replaced, t)?;
-            }
+            let mut x = q.empty(t.rows(), t.cols(), DType::F32)?;
+            q.copy(&*t, &mut x)?;
+            seen.insert(name.into(), x);
             Ok(())
         };
-        let both = [hook_out.as_str(), hook_in.as_str()];
-        let hooks = if zero || hook_in == hook_out { &both[..1] } else { &both[..] };
-        lm.losses(q, tokens, Some(Edit { hooks, apply: &mut apply }))
+        let losses = lm.losses(q, tokens, Some(Edit { hooks: &hooks, apply: &mut apply }))?;
+        let take = |hooks: Vec<String>| -> Result<Vec<(Scaling, &Tensor)>> {
+            let one = |h: &String| {
+                let missing = || Error::Data { what: format!("the model's forward does not pass {h}") };
+                Ok((Scaling::of(self.dictionary, h)?, seen.get(h).ok_or_else(missing)?))
+            };
+            hooks.iter().map(one).collect()
+        };
+        let inputs = take(self.dictionary.hook_points_in())?;
+        let outputs = take(self.dictionary.hook_points_out())?;
+        let replacements = self.reconstruct(q, tokens.len, &inputs, &outputs)?;
+        Ok((losses, replacements))
     }
 
-    /// `t += replaced ⊙ (reconstruction of x − t)`, in blocks of as many whole contexts as the dictionary is planned for.
-    fn replace(
+    /// Reconstructions in raw scale, in blocks of as many whole contexts as the dictionary is planned for.
+    fn reconstruct(
         &mut self,
         q: &mut Queue,
-        mut x: Tensor,
         context: usize,
-        replaced: &Tensor,
-        t: &mut Tensor,
-    ) -> Result<()> {
+        inputs: &[(Scaling, &Tensor)],
+        outputs: &[(Scaling, &Tensor)],
+    ) -> Result<Vec<Tensor>> {
         let k = self.dictionary.settings().top_k();
-        let (from, to) =
-            (Scaling::of(self.dictionary, &self.hook_in)?, Scaling::of(self.dictionary, &self.hook_out)?);
-        let n = x.rows();
+        let n = inputs.first().map_or(0, |(_, x)| x.rows());
         // A dictionary that looks at whole contexts is planned for at least one.
         let (block, context) = match self.rows / context {
             0 => (self.rows, None),
             whole => (whole * context, Some(context)),
         };
+        let mut made = Vec::with_capacity(outputs.len());
+        for (_, y) in outputs {
+            made.push(q.empty(n, y.cols(), DType::F32)?);
+        }
         for first in (0..n).step_by(block) {
             let r: Range<usize> = first..n.min(first + block);
             let len = r.len();
-            from.factors(q, x.rows_view(r.clone()), None, &mut self.scratch, self.factors.rows_mut(0..len))?;
-            normalise::normalise_in_place(q, self.factors.rows_view(0..len), x.rows_mut(r.clone()))?;
-            self.dictionary.forward(q, &[x.rows_view(r.clone())], context, k)?;
-            to.factors(q, t.rows_view(r.clone()), None, &mut self.scratch, self.factors.rows_mut(0..len))?;
-            let d = t.cols();
-            let mut change = q.empty(len, d, DType::F32)?;
-            for yhat in self.dictionary.reconstruction() {
-                normalise::denormalise(q, yhat, self.factors.rows_view(0..len), change.view_mut())?;
+            let mut normalised = Vec::with_capacity(inputs.len());
+            for (scaling, x) in inputs {
+                let x = x.rows_view(r.clone());
+                scaling.factors(q, x, None, &mut self.scratch, self.factors.rows_mut(0..len))?;
+                let mut to = q.empty(len, x.cols(), DType::F32)?;
+                normalise::normalise(q, x, self.factors.rows_view(0..len), to.view_mut())?;
+                normalised.push(to);
             }
-            q.zip_in_place(MapKind::Add, t.rows_view(r.clone()), 1.0, -1.0, &mut change)?;
-            q.zip_in_place(MapKind::Mul, replaced.rows_view(r.clone()), 1.0, 0.0, &mut change)?;
-            q.zip_in_place(MapKind::Add, &change, 1.0, 1.0, t.rows_mut(r))?;
+            let views: Vec<_> = normalised.iter().map(Tensor::view).collect();
+            self.dictionary.forward(q, &views, context, k)?;
+            for (((scaling, y), yhat), made) in
+                outputs.iter().zip(self.dictionary.reconstruction()).zip(&mut made)
+            {
+                let y = y.rows_view(r.clone());
+                scaling.factors(q, y, None, &mut self.scratch, self.factors.rows_mut(0..len))?;
+                normalise::denormalise(q, yhat, self.factors.rows_view(0..len), made.rows_mut(r.clone()))?;
+            }
         }
-        Ok(())
+        Ok(made)
+    }
+
+    /// Losses with every output replaced, or zero, at rows that count.
+    fn replaced(
+        &mut self,
+        q: &mut Queue,
+        lm: &Lm,
+        tokens: &Tokens<'_>,
+        batch: &TokenBatch,
+        replacements: Option<&[Tensor]>,
+    ) -> Result<Vec<f32>> {
+        // 1 where the activation stays.
+        let kept: Vec<f32> = batch.mask.iter().map(|&m| 1.0 - f32::from(m)).collect();
+        let n = kept.len();
+        let kept = q.tensor(n, 1, &kept)?;
+        let mut replaced = q.empty(n, 1, DType::F32)?;
+        q.map(MapKind::Affine, &kept, -1.0, 1.0, &mut replaced)?;
+        let names = self.dictionary.hook_points_out();
+        let hooks: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut apply = |q: &mut Queue, name: &str, t: &mut Tensor| -> Result<()> {
+            let at = names.iter().position(|h| h == name);
+            let new = at.zip(replacements).and_then(|(i, all)| all.get(i));
+            let Some(new) = new else { return Ok(q.zip_in_place(MapKind::Mul, &kept, 1.0, 0.0, t)?) };
+            // t += replaced ⊙ (new − t): rows that stay keep their bits.
+            let mut change = q.empty(t.rows(), t.cols(), DType::F32)?;
+            q.zip(MapKind::Add, new, &*t, 1.0, -1.0, &mut change)?;
+            q.zip_in_place(MapKind::Mul, &replaced, 1.0, 0.0, &mut change)?;
+            Ok(q.zip_in_place(MapKind::Add, &change, 1.0, 1.0, t)?)
+        };
+        lm.losses(q, tokens, Some(Edit { hooks: &hooks, apply: &mut apply }))
     }
 }
