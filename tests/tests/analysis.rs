@@ -4,10 +4,15 @@
 use lm_saes::{
     analysis::{Analyzer, Decoders, HostCodes, NON_ACTIVATING, Rules, Seen},
     lm::{Lm, Run, Tokens},
-    settings::{AnalyzerSettings, LanguageModelSettings, SubsampleSettings},
-    store::{FeatureAnalysis, Sample, Sampling},
+    runners::{Start, analyze, train},
+    settings::{
+        AnalyzerSettings, LanguageModelSettings, SubsampleSettings, TrainSettings, from_tree, load_analysis,
+    },
+    store::{self, DictionaryKey, FeatureAnalysis, Sample, Sampling},
+    training::Silent,
 };
 use lm_saes_runtime::{Queue, View};
+use lm_saes_tests::tiny;
 use std::{collections::BTreeMap, path::Path};
 
 const D_SAE: usize = 24;
@@ -340,4 +345,54 @@ fn vectors_are_read_out_as_the_model_reads_its_own() {
     let (got, want): (Vec<f32>, Vec<f32>) =
         (q.download(&logits).unwrap(), q.download(&out.logits.unwrap()).unwrap());
     assert!(got.iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-4), "logits differ");
+}
+
+/// A Lorsa dictionary trained on the tiny model: its samples say where every activation comes from.
+#[test]
+fn contributions_of_other_positions_add_up_to_the_activation() {
+    let dir = tempfile::tempdir().unwrap();
+    tiny::world(dir.path(), 400);
+    let more = [
+        "sae.sae_type=lorsa",
+        "sae.hook_point_in=blocks.1.ln1.hook_normalized",
+        "sae.hook_point_out=blocks.1.hook_attn_out",
+        "activation_factory.hook_points=[\"blocks.1.ln1.hook_normalized\",\"blocks.1.hook_attn_out\"]",
+        "sae.n_qk_heads=8",
+        "sae.d_qk_head=12",
+        "sae.rotary_dim=12",
+        "sae.rotary_adjacent_pairs=false",
+        "sae.n_ctx=24",
+        "activation_factory.target=activations-2d",
+        "activation_factory.batch_size=4",
+        "initializer.init_encoder_with_decoder_transpose=false",
+        "initializer.grid_search_init_norm=false",
+        "eval=false",
+    ];
+    let registry = lm_saes_backends::registry();
+    let tree = tiny::job(dir.path(), "lorsa", &more);
+    let path = dir.path().join("train.json");
+    std::fs::write(&path, tree.to_string()).unwrap();
+    let job: TrainSettings = from_tree(&tree).unwrap();
+    train(&job, &registry, &mut Silent, Start::Fresh).unwrap();
+    let settings = load_analysis(&path, None, Some(4000), &[]).unwrap();
+    let report = analyze(&settings, &registry, &mut Silent, Start::Fresh).unwrap();
+    assert!(report.complete && report.alive > 0);
+
+    let store = store::open(&settings.store_address()).unwrap();
+    let key = DictionaryKey::new("tiny", "test");
+    let mut seen = 0;
+    for index in 0..report.d_sae as u32 {
+        let f = store.feature(&key, "default", index).unwrap().unwrap().analysis;
+        for sample in &sampling(&f, "top_activations")[..] {
+            for &(at, act) in &sample.acts {
+                let from: Vec<_> = sample.z_pattern.iter().filter(|z| z.0 == at).collect();
+                assert!(from.iter().all(|z| z.1 <= at), "no position sees what comes after it");
+                let sum: f32 = from.iter().map(|z| z.2).sum();
+                // What is left out is less than a hundredth a position.
+                assert!((sum - act).abs() <= 0.01 * (at + 1) as f32 * act.abs() + 1e-3, "{sum} for {act}");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 100, "{seen}");
 }

@@ -56,6 +56,40 @@ impl Encoder {
         hook_points: &[String],
         batch: &mut Batch,
     ) -> Result<HostCodes> {
+        let order = self.normalise(q, dictionary, hook_points, batch)?;
+        let context = batch.contexts.map(|(_, len)| len);
+        let inputs: Vec<View<'_>> = order.iter().map(|&at| batch.acts[at].view()).collect();
+        let k = dictionary.settings().top_k();
+        dictionary.forward(q, &inputs, context, k)?;
+        self.combine(q, dictionary)
+    }
+
+    /// Where the activations of some features come from in a batch of one context: see [`Dictionary::z_patterns`].
+    ///
+    /// # Errors
+    /// A dictionary without attention.
+    pub fn z_patterns(
+        &mut self,
+        q: &mut Queue,
+        dictionary: &dyn Dictionary,
+        hook_points: &[String],
+        batch: &mut Batch,
+        features: &[usize],
+    ) -> Result<Vec<Tensor>> {
+        let order = self.normalise(q, dictionary, hook_points, batch)?;
+        let x = order.first().map(|&at| batch.acts[at].view());
+        let x = x.ok_or_else(|| Error::Data { what: "a dictionary that reads nothing".into() })?;
+        dictionary.z_patterns(q, x, features)
+    }
+
+    /// Normalises what the dictionary reads; returns where in `batch.acts` its inputs are.
+    fn normalise(
+        &mut self,
+        q: &mut Queue,
+        dictionary: &dyn Dictionary,
+        hook_points: &[String],
+        batch: &mut Batch,
+    ) -> Result<Vec<usize>> {
         let wanted = dictionary.hook_points_in();
         let context = batch.contexts.map(|(_, len)| len);
         let mut order = Vec::new();
@@ -81,10 +115,7 @@ impl Encoder {
             scaling.factors(q, x.view(), context, &mut self.scratch, self.factors.rows_mut(0..rows))?;
             normalise::normalise_in_place(q, self.factors.rows_view(0..rows), x.view_mut())?;
         }
-        let inputs: Vec<View<'_>> = order.iter().map(|&at| batch.acts[at].view()).collect();
-        let k = dictionary.settings().top_k();
-        dictionary.forward(q, &inputs, context, k)?;
-        self.combine(q, dictionary)
+        Ok(order)
     }
 
     fn combine(&self, q: &mut Queue, dictionary: &dyn Dictionary) -> Result<HostCodes> {

@@ -7,20 +7,22 @@ use super::{
 };
 use crate::{
     Error, Result,
+    activations::Batch,
     analysis::{Analyzer, Decoders, Encoder, Rules, Seen, output_tokens},
+    data::TokenBatch,
     dictionary::Dictionary,
     lm::Tokenizer,
     settings::{AnalyzeSettings, AnalyzerSettings, required_model},
     store::{
         self, AnalysisRecord, Context, DictionaryKey, DictionaryRecord, FeatureAnalysis, Logits, Related,
-        Store,
+        Sample, Store,
     },
     training::{Advance, BatchSource, LiveSource, Observer, snapshot},
 };
 use lm_saes_runtime::{Queue, Registry};
 use serde_json::{Value, json};
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -168,6 +170,7 @@ pub fn analyze_on(
     let q = &mut bench.q;
     let resumed_from = pass.start(q, start, observer)?;
     let (complete, rate) = pass.run(q, dictionary, observer)?;
+    let patterns = if complete { pass.patterns(q, dictionary, observer)? } else { Patterns::new() };
     let Pass { analyzer, encoder, .. } = pass;
     drop(encoder);
     let report = AnalyzeReport {
@@ -181,8 +184,9 @@ pub fn analyze_on(
         rate,
     };
     if complete {
-        let about = Directions::of(bench, dictionary, job.settings, observer)?;
-        write(&analyzer, about, bench, job, store, observer)?;
+        let directions = Directions::of(bench, dictionary, job.settings, observer)?;
+        let found = Found { analyzer, directions, patterns };
+        found.write(bench, job, store, observer)?;
         snapshot::clear(job.work_dir)?;
         // Empty unless someone put something there.
         let _ = std::fs::remove_dir(snapshot::folder(job.work_dir));
@@ -287,6 +291,55 @@ impl Pass<'_> {
     }
 }
 
+/// Contributions to the activations of a feature in a context: query, key, value.
+type Patterns = HashMap<(u32, u32), Vec<(u32, u32, f32)>>;
+
+impl Pass<'_> {
+    /// For a dictionary with attention, where the activations of the first sampling of every feature come from: its contexts
+    /// run once more, one by one. Contributions below a hundredth of the activation are left out (ANALYSIS §3).
+    fn patterns(
+        &mut self,
+        q: &mut Queue,
+        dictionary: &dyn Dictionary,
+        observer: &mut dyn Observer,
+    ) -> Result<Patterns> {
+        let mut all = Patterns::new();
+        let mut wanted: BTreeMap<u32, Vec<(u32, Sample)>> = BTreeMap::new();
+        for f in 0..dictionary.d_sae() as u32 {
+            for sample in self.analyzer.feature(f).samplings.into_iter().take(1).flat_map(|s| s.samples) {
+                wanted.entry(sample.context).or_default().push((f, sample));
+            }
+        }
+        let (total, began) = (wanted.len() as u64, Instant::now());
+        for (n, (context, samples)) in (1..).zip(wanted) {
+            let ids = self.analyzer.context(context).unwrap_or_default().to_vec();
+            let len = ids.len();
+            let tokens =
+                TokenBatch { mask: vec![1; len], lengths: vec![len], batch: 1, len, ids: ids.clone() };
+            let hooks = self.source.hook_points().to_vec();
+            let acts = self.source.model.activations(q, &hooks, &tokens)?;
+            let mut batch =
+                Batch { acts, tokens: ids, mask: tokens.mask, contexts: Some((1, len)), n_valid: len };
+            let features: Vec<usize> = samples.iter().map(|(f, _)| *f as usize).collect();
+            let z = match self.encoder.z_patterns(q, dictionary, &hooks, &mut batch, &features) {
+                Err(Error::Unsupported { .. }) => return Ok(Patterns::new()),
+                z => z?,
+            };
+            for ((feature, sample), z) in samples.iter().zip(z) {
+                let mut found = Vec::new();
+                for &(at, act) in &sample.acts {
+                    let row: Vec<f32> = q.download(z.rows_view(at as usize..at as usize + 1))?;
+                    let kept = (0u32..).zip(row).filter(|(_, v)| v.abs() >= 0.01 * act.abs() && *v != 0.0);
+                    found.extend(kept.map(|(key, v)| (at, key, v)));
+                }
+                all.insert((*feature, context), found);
+            }
+            let _ = observer.advanced(&advance("contexts looked at again", n, 0, total, began.elapsed()));
+        }
+        Ok(all)
+    }
+}
+
 fn advance(what: &'static str, done: u64, from: u64, total: u64, elapsed: Duration) -> Advance {
     let per_second = (done - from) as f64 / elapsed.as_secs_f64().max(1e-9);
     let left = total.saturating_sub(done) as f64 / per_second.max(1e-9);
@@ -357,61 +410,73 @@ impl Directions {
     }
 }
 
-/// Writes everything and puts it in the place of the earlier analysis.
-fn write(
-    analyzer: &Analyzer,
-    mut directions: Directions,
-    bench: &Workbench,
-    job: &AnalysisJob<'_>,
-    store: &dyn Store,
-    observer: &mut dyn Observer,
-) -> Result<()> {
-    observer.phase("writing");
-    store.put_dictionary(&job.dictionary)?;
-    let mut writer = store.begin_analysis(&job.dictionary.key, job.name)?;
-    let d_sae = job.dictionary.d_sae;
-    let mut used = BTreeSet::new();
-    for f in 0..d_sae {
-        let found = analyzer.feature(f);
-        used.extend(found.samplings.iter().flat_map(|s| s.samples.iter().map(|s| s.context)));
+/// Everything that was found, to be written.
+struct Found {
+    analyzer: Analyzer,
+    directions: Directions,
+    patterns: Patterns,
+}
+
+impl Found {
+    /// Writes everything and puts it in the place of the earlier analysis.
+    fn write(
+        mut self,
+        bench: &Workbench,
+        job: &AnalysisJob<'_>,
+        store: &dyn Store,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let analyzer = &self.analyzer;
+        observer.phase("writing");
+        store.put_dictionary(&job.dictionary)?;
+        let mut writer = store.begin_analysis(&job.dictionary.key, job.name)?;
+        let d_sae = job.dictionary.d_sae;
+        let mut used = BTreeSet::new();
+        for f in 0..d_sae {
+            let found = analyzer.feature(f);
+            used.extend(found.samplings.iter().flat_map(|s| s.samples.iter().map(|s| s.context)));
+        }
+        let used: Vec<u32> = used.into_iter().collect();
+        let mut texts = Texts { tokenizer: &bench.tokenizer, known: HashMap::new() };
+        for part in used.chunks(WRITTEN) {
+            let contexts: Vec<Context> = part.iter().filter_map(|&id| texts.context(analyzer, id)).collect();
+            writer.contexts(&contexts)?;
+        }
+        let began = Instant::now();
+        let all: Vec<u32> = (0..d_sae).collect();
+        for part in all.chunks(WRITTEN) {
+            let features: Vec<FeatureAnalysis> = part
+                .iter()
+                .map(|&i| {
+                    let mut f = analyzer.feature(i);
+                    self.directions.add_to(&mut f);
+                    for sample in f.samplings.iter_mut().take(1).flat_map(|s| &mut s.samples) {
+                        sample.z_pattern = self.patterns.remove(&(i, sample.context)).unwrap_or_default();
+                    }
+                    texts.summarise(analyzer, &mut f);
+                    f
+                })
+                .collect();
+            writer.features(&features)?;
+            let done = u64::from(part.last().map_or(0, |f| f + 1));
+            let _ = observer.advanced(&advance("features written", done, 0, d_sae.into(), began.elapsed()));
+        }
+        let mut about = job.about.clone();
+        if let Some(map) = about.as_object_mut() {
+            map.insert("analyzer".into(), json!(job.settings));
+            map.insert("activation_factory".into(), json!(bench.factory));
+            map.insert("datasets".into(), json!(bench.datasets));
+        }
+        writer.commit(&AnalysisRecord {
+            name: job.name.into(),
+            d_sae,
+            n_analyzed_tokens: analyzer.n_analyzed_tokens(),
+            n_tokens: analyzer.n_tokens(),
+            n_contexts: analyzer.n_contexts().into(),
+            created_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+            settings: about,
+        })
     }
-    let used: Vec<u32> = used.into_iter().collect();
-    let mut texts = Texts { tokenizer: &bench.tokenizer, known: HashMap::new() };
-    for part in used.chunks(WRITTEN) {
-        let contexts: Vec<Context> = part.iter().filter_map(|&id| texts.context(analyzer, id)).collect();
-        writer.contexts(&contexts)?;
-    }
-    let began = Instant::now();
-    let all: Vec<u32> = (0..d_sae).collect();
-    for part in all.chunks(WRITTEN) {
-        let features: Vec<FeatureAnalysis> = part
-            .iter()
-            .map(|&i| {
-                let mut f = analyzer.feature(i);
-                directions.add_to(&mut f);
-                texts.summarise(analyzer, &mut f);
-                f
-            })
-            .collect();
-        writer.features(&features)?;
-        let done = u64::from(part.last().map_or(0, |f| f + 1));
-        let _ = observer.advanced(&advance("features written", done, 0, d_sae.into(), began.elapsed()));
-    }
-    let mut about = job.about.clone();
-    if let Some(map) = about.as_object_mut() {
-        map.insert("analyzer".into(), json!(job.settings));
-        map.insert("activation_factory".into(), json!(bench.factory));
-        map.insert("datasets".into(), json!(bench.datasets));
-    }
-    writer.commit(&AnalysisRecord {
-        name: job.name.into(),
-        d_sae,
-        n_analyzed_tokens: analyzer.n_analyzed_tokens(),
-        n_tokens: analyzer.n_tokens(),
-        n_contexts: analyzer.n_contexts().into(),
-        created_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
-        settings: about,
-    })
 }
 
 /// Token texts, each looked up once.
