@@ -91,11 +91,17 @@ impl SqliteStore {
             SortBy::MaxAct => "f.max_act",
         };
         let order = if query.descending { "DESC" } else { "ASC" };
+        // The page is chosen among narrow rows first, so that sorting does not carry previews along.
+        let chosen = format!(
+            "SELECT feature, act_times, max_act FROM features f WHERE ?2 = ?2 AND {which} \
+             ORDER BY {column} {order}, f.feature ASC LIMIT ? OFFSET ?"
+        );
         let sql = format!(
-            "SELECT f.feature, f.act_times, f.max_act, f.preview, \
+            "SELECT f.feature, f.act_times, f.max_act, \
+             (SELECT preview FROM features p WHERE p.analysis = ?1 AND p.feature = f.feature), \
              (SELECT text FROM interpretations i WHERE i.dictionary = ?2 AND i.feature = f.feature), \
              EXISTS (SELECT 1 FROM bookmarks b WHERE b.dictionary = ?2 AND b.feature = f.feature) \
-             FROM features f WHERE {which} ORDER BY {column} {order}, f.feature ASC LIMIT ? OFFSET ?"
+             FROM ({chosen}) f ORDER BY {column} {order}, f.feature ASC"
         );
         let bounded = |n: u64| Value::Integer(n.min(i64::MAX as u64) as i64);
         p.extend([bounded(query.limit), bounded(query.offset)]);
