@@ -21,9 +21,13 @@
 //! to an analysis, and survive a new one. All methods take `&self` and may be called from any thread.
 
 pub(crate) mod codec;
+#[cfg(feature = "mongodb")]
+mod mongo;
 mod records;
 mod sqlite;
 
+#[cfg(feature = "mongodb")]
+pub use mongo::MongoStore;
 pub use records::*;
 pub use sqlite::SqliteStore;
 
@@ -115,12 +119,22 @@ pub trait AnalysisWriter: Send {
 /// A file that is no store or a newer one, a server that does not answer.
 pub fn open(address: &str) -> Result<Box<dyn Store>> {
     if address.starts_with("mongodb://") || address.starts_with("mongodb+srv://") {
-        return Err(Error::Unsupported {
-            what: format!("the store {address}"),
-            why: "this build has no MongoDB client; build with --features mongodb, or give a path".into(),
-        });
+        return open_mongo(address);
     }
     Ok(Box::new(SqliteStore::open(Path::new(address))?))
+}
+
+#[cfg(feature = "mongodb")]
+fn open_mongo(address: &str) -> Result<Box<dyn Store>> {
+    Ok(Box::new(MongoStore::open(address)?))
+}
+
+#[cfg(not(feature = "mongodb"))]
+fn open_mongo(_: &str) -> Result<Box<dyn Store>> {
+    Err(Error::Unsupported {
+        what: "a store in MongoDB".into(),
+        why: "this build has no client for it; build with --features mongodb, or give a path".into(),
+    })
 }
 
 /// A dictionary that has to be there.
