@@ -189,7 +189,7 @@ fn histogram_is_right(f: &FeatureAnalysis, values: &[f32]) {
 }
 
 fn coactivations_are_right(f: &FeatureAnalysis, d: &Data, times: usize) {
-    let mut together = vec![0u32; D_SAE];
+    let mut together = [0u32; D_SAE];
     for (row, _) in d.rows.iter().zip(&d.mask).filter(|(_, m)| **m != 0) {
         if row.iter().any(|e| e.0 == f.index) {
             row.iter().filter(|e| e.0 != f.index).for_each(|e| together[e.0 as usize] += 1);
@@ -383,7 +383,7 @@ fn contributions_of_other_positions_add_up_to_the_activation() {
     let mut seen = 0;
     for index in 0..report.d_sae as u32 {
         let f = store.feature(&key, "default", index).unwrap().unwrap().analysis;
-        for sample in &sampling(&f, "top_activations")[..] {
+        for sample in sampling(&f, "top_activations") {
             for &(at, act) in &sample.acts {
                 let from: Vec<_> = sample.z_pattern.iter().filter(|z| z.0 == at).collect();
                 assert!(from.iter().all(|z| z.1 <= at), "no position sees what comes after it");

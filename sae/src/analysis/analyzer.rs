@@ -261,7 +261,8 @@ impl Analyzer {
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
         let (identity, saved) = read(&bytes, &self.rules)
             .map_err(|Damaged| Error::format(path, "is no state of an analysis; remove it to start again"))?;
-        if identity != self.rules.identity().to_string() || saved.features.len() != self.features.len() {
+        let ours = self.rules.identity().to_string();
+        if identity != ours || saved.features.len() != self.features.len() {
             let what = "was saved with other analyzer settings or another dictionary; set them back, or start again with --overwrite";
             return Err(Error::format(path, what));
         }

@@ -392,8 +392,7 @@ impl Directions {
 
     fn add_to(&mut self, f: &mut FeatureAnalysis) {
         let i = f.index as usize;
-        let take = |all: &mut Vec<Vec<Related>>| all.get_mut(i).map(std::mem::take).unwrap_or_default();
-        f.neighbours = take(&mut self.neighbours);
+        f.neighbours = self.neighbours.get_mut(i).map(std::mem::take).unwrap_or_default();
         f.logits = self.logits.get_mut(i).map(std::mem::take);
         let Some(inner) = self.inner.get_mut(i).map(std::mem::take) else { return };
         let n = inner.len().isqrt();
