@@ -66,3 +66,18 @@ fn cross_layer_transcoder() {
     assert_eq!(plan.schedules.k.as_ref().unwrap().k(0), 36_864);
     assert_eq!(parameters(&plan), 12 * (D * S + S) + 78 * S * D + 12 * D);
 }
+
+#[test]
+fn crosscoder_with_a_factory_for_each_head() {
+    let (settings, plan) = planned("pythia_crosscoder.toml");
+    let hooks = ["blocks.4.hook_resid_post", "blocks.8.hook_resid_post"];
+    assert_eq!(settings.activation_factory.hook_points, hooks);
+    assert_eq!(parameters(&plan), 2 * (2 * D * S + S + D) + S);
+}
+
+#[test]
+fn mixture_of_linear_transforms() {
+    let (_, plan) = planned("pythia_molt.toml");
+    assert_eq!(plan.d_sae, 310);
+    assert_eq!(parameters(&plan), D * 310 + 2 * 310 + 2 * D * 5 * 5120 + D);
+}

@@ -1,0 +1,266 @@
+//! Crosscoders and mixtures of linear transforms: folding keeps the function of every activation, rows that do not count change
+//! nothing, metrics are recorded by hook point and by rank, and gradients agree with central differences.
+
+use lm_saes::{
+    dictionary::{self, Coefficients, Dictionary, RandomInit, StepInput},
+    training::{LossSettings, SparsityLoss, metrics::MetricWindow},
+};
+use lm_saes_backends::registry;
+use lm_saes_runtime::{Arena, Queue, Tensor};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+const D: usize = 6;
+const K: usize = 3;
+const ACTIVATIONS: [&str; 4] = ["relu", "jumprelu", "topk", "batchtopk"];
+/// Average norms of the hook points, all different.
+const NORMS: [(&str, f32); 3] = [("a", 0.7), ("b", 2.9), ("c", 5.3)];
+
+fn values(seed: u64, n: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+fn queue(device: &str) -> Queue {
+    Queue::new(&registry().open(device).unwrap()).unwrap()
+}
+
+fn crosscoder(act_fn: &str) -> Value {
+    json!({
+        "sae_type": "crosscoder", "d_model": D, "expansion_factor": 2.0, "act_fn": act_fn, "top_k": K,
+        "hook_points": ["a", "b", "c"], "jumprelu_threshold_window": 0.4,
+    })
+}
+
+fn molt(act_fn: &str, gated: bool) -> Value {
+    json!({
+        "sae_type": "molt", "d_model": D, "expansion_factor": 2.0, "act_fn": act_fn, "top_k": K,
+        "hook_point_in": "a", "hook_point_out": "c", "rank_counts": {"1": 5, "2": 4, "3": 3},
+        "sparsity_include_decoder_norm": gated, "jumprelu_threshold_window": 0.4,
+    })
+}
+
+fn every_setting() -> Vec<Value> {
+    let of = |act: &&str| [crosscoder(act), molt(act, false), molt(act, true)];
+    ACTIVATIONS.iter().flat_map(of).collect()
+}
+
+fn build(q: &mut Queue, settings: &Value) -> Box<dyn Dictionary> {
+    let mut d = dictionary::build(q, &serde_json::from_value(settings.clone()).unwrap()).unwrap();
+    let init =
+        RandomInit { encoder_bound: 1.0, decoder_bound: 1.0, log_jumprelu_threshold: Some(-1.5), seed: 3 };
+    d.init_random(q, &init).unwrap();
+    // Heads start alike; here they differ, as after training.
+    for (i, p) in d.params_mut().into_iter().enumerate().filter(|(_, p)| !p.name.contains("threshold")) {
+        q.upload(&values(i as u64 + 1, p.value.len()), &mut p.value).unwrap();
+    }
+    d.set_norms(NORMS.map(|(hook, norm)| (hook.to_string(), norm)).into());
+    d
+}
+
+fn plan(
+    q: &mut Queue,
+    d: &mut dyn Dictionary,
+    rows: usize,
+    loss: Option<&LossSettings>,
+) -> (Arena, MetricWindow) {
+    let mut arena = Arena::planning("test");
+    d.plan(&mut arena, rows, K, loss).unwrap();
+    MetricWindow::plan(&mut arena, d, rows).unwrap();
+    let mut arena = Arena::build(&arena, q.device()).unwrap();
+    d.plan(&mut arena, rows, K, loss).unwrap();
+    let mut window = MetricWindow::plan(&mut arena, d, rows).unwrap();
+    window.reset(q).unwrap();
+    (arena, window)
+}
+
+/// Activations of each of these hook points, `[rows, D]`, times a factor of the hook point.
+fn batch(q: &mut Queue, hooks: &[String], rows: usize, factor: impl Fn(&str) -> f32) -> Vec<Tensor> {
+    let one = |hook: &String| -> Vec<f32> {
+        let seed = u64::from(hook.as_bytes()[0]);
+        values(seed, rows * D).iter().map(|v| v * factor(hook)).collect()
+    };
+    hooks.iter().map(|h| q.tensor(rows, D, &one(h)).unwrap()).collect()
+}
+
+/// What divides normalised activations of a hook point.
+fn scale(hook: &str) -> f32 {
+    let norm = NORMS.iter().find(|(h, _)| *h == hook).unwrap().1;
+    norm / (D as f32).sqrt()
+}
+
+fn forward(q: &mut Queue, d: &mut dyn Dictionary, x: &[Tensor]) -> Vec<Vec<f32>> {
+    let views: Vec<_> = x.iter().map(Tensor::view).collect();
+    d.forward(q, &views, None, K).unwrap();
+    d.reconstruction().into_iter().map(|y| q.download(y).unwrap()).collect()
+}
+
+#[test]
+fn defects_1_2_and_3_folding_keeps_the_function_of_every_activation_and_gating() {
+    let (q, rows) = (&mut queue("cpu"), 16);
+    for settings in every_setting() {
+        let mut d = build(q, &settings);
+        let (inputs, outputs) = (d.hook_points_in(), d.hook_points_out());
+        let normalised = batch(q, &inputs, rows, |_| 1.0);
+        let raw = batch(q, &inputs, rows, scale);
+        let _memory = plan(q, &mut *d, rows, None);
+        let want = forward(q, &mut *d, &normalised);
+        d.fold(q).unwrap();
+        let _memory = plan(q, &mut *d, rows, None);
+        let got = forward(q, &mut *d, &raw);
+        for ((hook, got), want) in outputs.iter().zip(&got).zip(&want) {
+            let largest = want.iter().fold(0.0, |m: f32, v| m.max(v.abs())) * scale(hook);
+            for (g, w) in got.iter().zip(want) {
+                let w = w * scale(hook);
+                assert!((g - w).abs() < 1e-4 * largest, "{settings} {hook}: {g} {w}");
+            }
+        }
+    }
+}
+
+struct Batch<'a> {
+    x: &'a [Tensor],
+    y: &'a [Tensor],
+    mask: &'a [u8],
+}
+
+fn step(
+    q: &mut Queue,
+    d: &mut dyn Dictionary,
+    b: &Batch<'_>,
+    loss: &LossSettings,
+) -> (f32, Vec<(String, f64)>) {
+    let n_tokens: usize = b.mask.iter().map(|&m| usize::from(m)).sum();
+    let weight: Vec<f32> = b.mask.iter().map(|&m| f32::from(m) / n_tokens as f32).collect();
+    let (w, m) = (q.tensor(b.mask.len(), 1, &weight).unwrap(), q.tensor(1, b.mask.len(), b.mask).unwrap());
+    let input = StepInput {
+        inputs: b.x.iter().map(Tensor::view).collect(),
+        labels: b.y.iter().map(Tensor::view).collect(),
+        context: None,
+        mask: Some(m.view()),
+        weight: w.view(),
+        n_tokens,
+    };
+    let terms =
+        d.train_step(q, &input, loss, Coefficients { k: K, l1: 0.3, lp: 0.0, auxk: 0.0 }, None).unwrap();
+    (terms.loss, d.own_metrics(q, &input, &weight).unwrap())
+}
+
+#[test]
+fn defect_5_a_mask_takes_rows_out_of_loss_gradient_and_metrics() {
+    let q = &mut queue("cpu");
+    let loss = LossSettings { sparsity: Some(SparsityLoss::Tanh), ..LossSettings::default() };
+    // The pool of batchtopk holds masked rows too, as in the reference system.
+    for settings in every_setting().into_iter().filter(|s| s["act_fn"] != "batchtopk") {
+        let mut results = Vec::new();
+        for rows in [10, 6] {
+            let mut d = build(q, &settings);
+            let _memory = plan(q, &mut *d, 10, Some(&loss));
+            let (inputs, outputs) = (d.hook_points_in(), d.hook_points_out());
+            let (x, y) = (batch(q, &inputs, 10, |_| 1.0), batch(q, &outputs, 10, |_| 0.5));
+            let first = |all: Vec<Tensor>, q: &mut Queue| -> Vec<Tensor> {
+                let host: Vec<Vec<f32>> =
+                    all.iter().map(|t| q.download(t.rows_view(0..rows)).unwrap()).collect();
+                host.iter().map(|h| q.tensor(rows, D, h).unwrap()).collect()
+            };
+            let (x, y) = (first(x, q), first(y, q));
+            let mask: Vec<u8> = (0..rows).map(|r| u8::from(r < 6)).collect();
+            let (loss, metrics) = step(q, &mut *d, &Batch { x: &x, y: &y, mask: &mask }, &loss);
+            let gradients: Vec<Vec<f32>> =
+                d.params().iter().map(|p| q.download(p.grad.as_ref().unwrap()).unwrap()).collect();
+            results.push((loss, metrics, gradients.concat()));
+        }
+        let [(loss, metrics, gradients), (want, want_metrics, want_gradients)] = &results[..] else {
+            unreachable!()
+        };
+        assert!((loss - want).abs() < 1e-5 * want, "{settings}: {loss} {want}");
+        let largest = want_gradients.iter().fold(0.0, |m: f32, v| m.max(v.abs()));
+        assert!(
+            gradients.iter().zip(want_gradients).all(|(a, b)| (a - b).abs() < 1e-5 * largest),
+            "{settings}"
+        );
+        assert!(!metrics.is_empty(), "{settings}");
+        for ((name, got), (_, want)) in metrics.iter().zip(want_metrics) {
+            assert!((got - want).abs() < 1e-5 * (1.0 + want.abs()), "{settings} {name}: {got} {want}");
+        }
+    }
+}
+
+#[test]
+fn metrics_are_recorded_by_hook_point_and_by_rank() {
+    let (q, rows) = (&mut queue("cpu"), 8);
+    let loss = LossSettings::default();
+    for settings in [crosscoder("topk"), molt("topk", true)] {
+        let mut d = build(q, &settings);
+        let _memory = plan(q, &mut *d, rows, Some(&loss));
+        let (inputs, outputs) = (d.hook_points_in(), d.hook_points_out());
+        let (x, y) = (batch(q, &inputs, rows, |_| 1.0), batch(q, &outputs, rows, |_| 0.5));
+        let (_, metrics) = step(q, &mut *d, &Batch { x: &x, y: &y, mask: &vec![1; rows] }, &loss);
+        let found: BTreeMap<String, f64> = metrics.into_iter().collect();
+        if d.settings().sae_type() == "molt" {
+            let l0: Vec<f64> = (1..=3).map(|r| found[&format!("molt_metrics/l0_rank{r}")]).collect();
+            assert!(l0.iter().sum::<f64>() > 0.0 && l0.iter().sum::<f64>() <= K as f64);
+            let ranks: f64 = l0.iter().zip(1..).map(|(n, r)| n * f64::from(r)).sum();
+            assert!((found["molt_metrics/total_rank_sum"] - ranks).abs() < 1e-9);
+            assert!((found["molt_metrics/l0_rank2_ratio"] - l0[1] / 4.0).abs() < 1e-9);
+        } else {
+            let l_rec = |hook: &str| found[&format!("crosscoder_metrics/{hook}/l_rec")];
+            let of: Vec<Vec<f32>> = d.reconstruction().into_iter().map(|v| q.download(v).unwrap()).collect();
+            for ((hook, yhat), y) in outputs.iter().zip(&of).zip(&y) {
+                let y: Vec<f32> = q.download(y).unwrap();
+                let squares: f32 = yhat.iter().zip(&y).map(|(a, b)| (a - b) * (a - b)).sum();
+                assert!(
+                    (l_rec(hook) - f64::from(squares) / rows as f64).abs() < 1e-4 * l_rec(hook),
+                    "{hook}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_agree_with_central_differences() {
+    let (q, rows) = (&mut queue("reference"), 5);
+    let mask = [1, 1, 0, 1, 1];
+    for (settings, sparsity) in every_setting().into_iter().flat_map(|s| {
+        [None, Some(SparsityLoss::Tanh), Some(SparsityLoss::TanhQuad)].map(|loss| (s.clone(), loss))
+    }) {
+        let loss =
+            LossSettings { sparsity, tanh_stretch: 1.0, frequency_scale: 1.0, ..LossSettings::default() };
+        let mut d = build(q, &settings);
+        let _memory = plan(q, &mut *d, rows, Some(&loss));
+        let (inputs, outputs) = (d.hook_points_in(), d.hook_points_out());
+        let (x, y) = (batch(q, &inputs, rows, |_| 1.0), batch(q, &outputs, rows, |_| 0.5));
+        let b = Batch { x: &x, y: &y, mask: &mask };
+        step(q, &mut *d, &b, &loss);
+        let grads: Vec<(String, Vec<f32>)> = d
+            .params()
+            .iter()
+            .map(|p| (p.name.clone(), q.download(p.grad.as_ref().unwrap()).unwrap()))
+            .collect();
+        let largest = grads.iter().flat_map(|g| &g.1).fold(0.0, |m: f64, v| m.max(f64::from(v.abs())));
+        // A threshold's gradient is a straight-through estimate.
+        for (i, (name, grad)) in grads.iter().enumerate().filter(|(_, g)| !g.0.contains("threshold")) {
+            let host: Vec<f32> = q.download(&d.params()[i].value).unwrap();
+            for at in (0..host.len()).step_by(host.len() / 5 + 1) {
+                let mut loss_at = |q: &mut Queue, moved: f32| {
+                    let mut host = host.clone();
+                    host[at] += moved;
+                    q.upload(&host, &mut d.params_mut()[i].value).unwrap();
+                    f64::from(step(q, &mut *d, &b, &loss).0)
+                };
+                let h = 1e-3;
+                let slope = (loss_at(q, h) - loss_at(q, -h)) / f64::from(2.0 * h);
+                loss_at(q, 0.0);
+                let error = (slope - f64::from(grad[at])).abs();
+                assert!(error < 2e-3 * largest, "{settings} {sparsity:?} {name}[{at}]: {} {slope}", grad[at]);
+            }
+        }
+    }
+}
