@@ -7,8 +7,11 @@ pub mod gguf;
 pub mod golden;
 pub mod tiny;
 
-use lm_saes::dictionary::Codes;
-use lm_saes_runtime::Queue;
+use lm_saes::{
+    dictionary::{Codes, Dictionary},
+    training::{LossSettings, metrics::MetricWindow},
+};
+use lm_saes_runtime::{Arena, Queue};
 
 /// A queue on the device named by `LM_SAES_DEVICE`, by default the fast CPU.
 pub fn queue() -> Queue {
@@ -55,4 +58,36 @@ fn dense_head(q: &mut Queue, codes: Codes<'_>) -> Vec<f32> {
         }
     }
     dense
+}
+
+/// Numbers in [-1, 1) without structure, the same for the same seed.
+pub fn noise(seed: u64, n: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+/// Memory for steps of up to `rows` rows and this k, and an empty metric window; the arena must outlive both.
+pub fn planned(
+    q: &mut Queue,
+    d: &mut dyn Dictionary,
+    rows: usize,
+    k: usize,
+    loss: Option<&LossSettings>,
+) -> (Arena, MetricWindow) {
+    let mut arena = Arena::planning("test");
+    let mut plan = |arena: &mut Arena| {
+        d.plan(arena, rows, k, loss).expect("a plan");
+        MetricWindow::plan(arena, d, rows).expect("a window")
+    };
+    plan(&mut arena);
+    let mut arena = Arena::build(&arena, q.device()).expect("memory");
+    let mut window = plan(&mut arena);
+    window.reset(q).expect("a reset");
+    (arena, window)
 }

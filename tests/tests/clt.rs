@@ -7,6 +7,7 @@ use lm_saes::{
 };
 use lm_saes_backends::registry;
 use lm_saes_runtime::{Arena, Queue, Tensor};
+use lm_saes_tests::{noise, planned};
 use serde_json::json;
 use std::collections::BTreeMap;
 
@@ -16,17 +17,6 @@ const K: usize = 5;
 const ACTIVATIONS: [&str; 6] = ["relu", "jumprelu", "topk", "layertopk", "batchtopk", "batchlayertopk"];
 /// Average norms of the six hook points, all different.
 const NORMS: [f32; 2 * L] = [0.7, 2.9, 5.3, 1.1, 3.7, 8.0];
-
-fn values(seed: u64, n: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..n).map(|_| next()).collect()
-}
 
 fn queue(device: &str) -> Queue {
     Queue::new(&registry().open(device).unwrap()).unwrap()
@@ -44,33 +34,25 @@ fn clt(q: &mut Queue, act_fn: &str, gated: bool) -> Box<dyn Dictionary> {
         RandomInit { encoder_bound: 1.0, decoder_bound: 1.0, log_jumprelu_threshold: Some(-1.5), seed: 3 };
     d.init_random(q, &init).unwrap();
     for (i, p) in d.params_mut().into_iter().enumerate().filter(|(_, p)| p.name.starts_with("b_")) {
-        q.upload(&values(i as u64, p.value.len()), &mut p.value).unwrap();
+        q.upload(&noise(i as u64, p.value.len()), &mut p.value).unwrap();
     }
     let norms = hooks("in").into_iter().chain(hooks("out")).zip(NORMS);
     d.set_norms(norms.collect::<BTreeMap<_, _>>());
     d
 }
 
-/// Memory for steps of up to `rows` rows, and a metric window.
 fn plan(
     q: &mut Queue,
     d: &mut dyn Dictionary,
     rows: usize,
     loss: Option<&LossSettings>,
 ) -> (Arena, MetricWindow) {
-    let mut arena = Arena::planning("test");
-    d.plan(&mut arena, rows, K, loss).unwrap();
-    MetricWindow::plan(&mut arena, d, rows).unwrap();
-    let mut arena = Arena::build(&arena, q.device()).unwrap();
-    d.plan(&mut arena, rows, K, loss).unwrap();
-    let mut window = MetricWindow::plan(&mut arena, d, rows).unwrap();
-    window.reset(q).unwrap();
-    (arena, window)
+    planned(q, d, rows, K, loss)
 }
 
 fn batch(q: &mut Queue, seed: u64, rows: usize, scale: impl Fn(usize) -> f32) -> Vec<Tensor> {
     let one =
-        |l: usize| -> Vec<f32> { values(seed + l as u64, rows * D).iter().map(|v| v * scale(l)).collect() };
+        |l: usize| -> Vec<f32> { noise(seed + l as u64, rows * D).iter().map(|v| v * scale(l)).collect() };
     (0..L).map(|l| q.tensor(rows, D, &one(l)).unwrap()).collect()
 }
 

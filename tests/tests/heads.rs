@@ -7,6 +7,7 @@ use lm_saes::{
 };
 use lm_saes_backends::registry;
 use lm_saes_runtime::{Arena, Queue, Tensor};
+use lm_saes_tests::{noise, planned};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -15,17 +16,6 @@ const K: usize = 3;
 const ACTIVATIONS: [&str; 4] = ["relu", "jumprelu", "topk", "batchtopk"];
 /// Average norms of the hook points, all different.
 const NORMS: [(&str, f32); 3] = [("a", 0.7), ("b", 2.9), ("c", 5.3)];
-
-fn values(seed: u64, n: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..n).map(|_| next()).collect()
-}
 
 fn queue(device: &str) -> Queue {
     Queue::new(&registry().open(device).unwrap()).unwrap()
@@ -58,7 +48,7 @@ fn build(q: &mut Queue, settings: &Value) -> Box<dyn Dictionary> {
     d.init_random(q, &init).unwrap();
     // Heads start alike; here they differ, as after training.
     for (i, p) in d.params_mut().into_iter().enumerate().filter(|(_, p)| !p.name.contains("threshold")) {
-        q.upload(&values(i as u64 + 1, p.value.len()), &mut p.value).unwrap();
+        q.upload(&noise(i as u64 + 1, p.value.len()), &mut p.value).unwrap();
     }
     d.set_norms(NORMS.map(|(hook, norm)| (hook.to_string(), norm)).into());
     d
@@ -70,21 +60,14 @@ fn plan(
     rows: usize,
     loss: Option<&LossSettings>,
 ) -> (Arena, MetricWindow) {
-    let mut arena = Arena::planning("test");
-    d.plan(&mut arena, rows, K, loss).unwrap();
-    MetricWindow::plan(&mut arena, d, rows).unwrap();
-    let mut arena = Arena::build(&arena, q.device()).unwrap();
-    d.plan(&mut arena, rows, K, loss).unwrap();
-    let mut window = MetricWindow::plan(&mut arena, d, rows).unwrap();
-    window.reset(q).unwrap();
-    (arena, window)
+    planned(q, d, rows, K, loss)
 }
 
 /// Activations of each of these hook points, `[rows, D]`, times a factor of the hook point.
 fn batch(q: &mut Queue, hooks: &[String], rows: usize, factor: impl Fn(&str) -> f32) -> Vec<Tensor> {
     let one = |hook: &String| -> Vec<f32> {
         let seed = u64::from(hook.as_bytes()[0]);
-        values(seed, rows * D).iter().map(|v| v * factor(hook)).collect()
+        noise(seed, rows * D).iter().map(|v| v * factor(hook)).collect()
     };
     hooks.iter().map(|h| q.tensor(rows, D, &one(h)).unwrap()).collect()
 }
