@@ -1,11 +1,11 @@
 //! One suite for every store: what is written is read back, an analysis is replaced in one instant or not at all, readers go
-//! on while one writes, and a writer that is killed leaves what was there. MongoDB takes part when `LM_SAES_MONGO_URI` names a server.
+//! on while one writes, and a writer that is killed leaves what was there. MongoDB takes part in builds with the feature `mongodb`
+//! when `LM_SAES_MONGO_URI` names a server.
 
 mod speed;
 mod suite;
 
 use lm_saes::store::{self, Store};
-use std::sync::atomic::{AtomicU32, Ordering};
 use tempfile::TempDir;
 
 /// A fresh, empty place for a store; removed in the end where it is a folder.
@@ -25,7 +25,9 @@ fn sqlite() -> Place {
     Place { address: dir.path().join("results.db").display().to_string(), _dir: Some(dir) }
 }
 
+#[cfg(feature = "mongodb")]
 fn mongo() -> Option<Place> {
+    use std::sync::atomic::{AtomicU32, Ordering};
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let uri = std::env::var("LM_SAES_MONGO_URI").ok().filter(|u| !u.is_empty())?;
     let (server, options) = uri.split_once('?').map_or((uri.as_str(), ""), |(s, o)| (s, o));
@@ -39,6 +41,7 @@ macro_rules! on_every_store {
         mod sqlite_store {
             $(#[test] fn $test() { crate::suite::$test(&crate::sqlite()); })*
         }
+        #[cfg(feature = "mongodb")]
         mod mongo_store {
             $(#[test] fn $test() {
                 match crate::mongo() {
