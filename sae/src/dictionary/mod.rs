@@ -1,6 +1,7 @@
 //! Dictionaries: the trait every variant implements, and what trainer, checkpoints, metrics and runners know of one.
 //! A variant is one file (or folder) with forward and backward side by side; nothing outside it names the variant.
 
+mod base;
 pub mod checkpoint;
 mod clt;
 mod coder;
@@ -18,6 +19,7 @@ pub mod settings;
 mod subspace;
 pub mod variants;
 
+pub use base::Base;
 pub use clt::CltSettings;
 pub use crosscoder::CrossCoderSettings;
 pub use gated::GatedSettings;
@@ -28,7 +30,7 @@ pub use molt::{MoltSettings, Rank};
 pub use param::{Param, ParamGroup};
 pub use sae::SaeSettings;
 
-use crate::{Error, Result, settings::NormActivation, training::SparsityLoss};
+use crate::{Error, Result, training::SparsityLoss};
 use lm_saes_runtime::{Arena, DType, MapKind, Queue, ReduceKind, SparseView, Tensor, View, ViewMut};
 use param::grad;
 use settings::DictionarySettings;
@@ -101,8 +103,14 @@ pub struct LossTerms {
 
 /// A sparse dictionary of any variant.
 pub trait Dictionary: Initialise + Send {
+    /// Settings and average norms.
+    fn base(&self) -> &Base;
+    /// Settings and average norms, to change.
+    fn base_mut(&mut self) -> &mut Base;
     /// Settings as they will be saved.
-    fn settings(&self) -> &DictionarySettings;
+    fn settings(&self) -> &DictionarySettings {
+        &self.base().settings
+    }
     /// Number of features.
     fn d_sae(&self) -> usize {
         self.settings().d_sae()
@@ -116,9 +124,13 @@ pub trait Dictionary: Initialise + Send {
         self.settings().hook_points_out()
     }
     /// Average activation norm by hook point, for dataset-wise normalisation.
-    fn norms(&self) -> &BTreeMap<String, f32>;
+    fn norms(&self) -> &BTreeMap<String, f32> {
+        &self.base().norms
+    }
     /// Sets the average norms.
-    fn set_norms(&mut self, norms: BTreeMap<String, f32>);
+    fn set_norms(&mut self, norms: BTreeMap<String, f32>) {
+        self.base_mut().norms = norms;
+    }
     /// All trainable tensors in checkpoint order.
     fn params(&self) -> Vec<&Param>;
     /// All trainable tensors in checkpoint order, to change.
@@ -261,28 +273,4 @@ fn norms_of(q: &mut Queue, w: &Tensor) -> Result<Vec<f32>> {
     let mut out = q.empty(w.rows(), 1, DType::F32)?;
     row_norms(q, w, out.view_mut())?;
     Ok(q.download(&out)?)
-}
-
-/// What multiplies raw activations of every input and every output hook point, for folding (VARIANTS §4).
-///
-/// # Errors
-/// Another normalisation than dataset-wise, or an average norm that is not known.
-fn folding_factors(
-    settings: &DictionarySettings,
-    norms: &BTreeMap<String, f32>,
-) -> Result<(Vec<f32>, Vec<f32>)> {
-    let mode = settings.norm_activation();
-    if mode != NormActivation::DatasetWise {
-        let what = format!("folding needs dataset-wise normalisation, this dictionary has {mode:?}");
-        return Err(Error::setting("fold_activation_scale", what));
-    }
-    let factor = |hook_point: &String| {
-        let norm = norms.get(hook_point).copied().filter(|n| n.is_finite() && *n > 0.0);
-        let norm = norm.ok_or_else(|| Error::Data {
-            what: format!("cannot fold: no average activation norm of {hook_point} is known"),
-        })?;
-        Ok((settings.d_model() as f32).sqrt() / norm)
-    };
-    let all = |hooks: Vec<String>| hooks.iter().map(factor).collect::<Result<Vec<f32>>>();
-    Ok((all(settings.hook_points_in())?, all(settings.hook_points_out())?))
 }

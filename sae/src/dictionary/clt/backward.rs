@@ -65,7 +65,7 @@ impl Clt {
             self.mean_activity(q, settings, l1)?;
         }
         for l in 0..layers {
-            match self.settings.act_fn().has_k() {
+            match self.base.settings.act_fn().has_k() {
                 true => self.sparse_grads(q, l, input.inputs[l], penalise.as_ref())?,
                 false => self.dense_grads(q, l, input.inputs[l], penalise.as_ref())?,
             }
@@ -212,7 +212,8 @@ impl Clt {
         x: View<'_>,
         penalise: Option<&Penalise<'_>>,
     ) -> Result<()> {
-        let (gated, window) = (self.settings.gated(), self.settings.common.jumprelu_threshold_window);
+        let (gated, window) =
+            (self.base.settings.gated(), self.base.settings.common.jumprelu_threshold_window);
         let Work { train: Some(t), codes: Store::Dense(f), h, norms, theta, done, block, .. } =
             &mut self.work
         else {

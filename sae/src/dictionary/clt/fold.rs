@@ -8,11 +8,7 @@
 //! * jumprelu compares h·n with θ: h with θ/n, without n. (The window of its gradient is one width for all features and stays.)
 
 use super::{Clt, work::joint};
-use crate::{
-    Result,
-    dictionary::folding_factors,
-    settings::{ActFn, NormActivation},
-};
+use crate::{Result, settings::ActFn};
 use lm_saes_runtime::{DType, MapKind, Queue, Tensor};
 
 /// Makes 1/x of a positive x without dividing by 0: powers of two are exact, and what belongs to x = 0 is 0 already.
@@ -20,8 +16,8 @@ const TINY: f32 = 1.0 / (1u64 << 60) as f32;
 
 impl Clt {
     pub(super) fn fold_norms(&mut self, q: &mut Queue) -> Result<()> {
-        let (a, b) = folding_factors(&self.settings, &self.norms)?;
-        let (act_fn, gated) = (self.settings.act_fn(), self.settings.gated());
+        let (a, b) = self.base.folding_factors()?;
+        let (act_fn, gated) = (self.base.settings.act_fn(), self.base.settings.gated());
         let mut norms = q.empty(1, self.p.layers * self.p.s, DType::F32)?;
         self.p.decoder_norms(q, &mut norms)?;
         for l in 0..self.p.layers {
@@ -31,14 +27,15 @@ impl Clt {
             q.map_in_place(MapKind::Affine, 1.0 / b, 0.0, &mut b_d.value)?;
         }
         if gated && act_fn != ActFn::Relu {
-            self.settings.common.sparsity_include_decoder_norm = false;
+            self.base.settings.common.sparsity_include_decoder_norm = false;
         }
-        self.settings.common.norm_activation = NormActivation::Inference;
+        self.base.folded();
         Ok(())
     }
 
     fn fold_layer(&mut self, q: &mut Queue, l: usize, norms: &Tensor, (a, b): (f32, &[f32])) -> Result<()> {
-        let (act_fn, gated, own, s) = (self.settings.act_fn(), self.settings.gated(), self.p.of(l), self.p.s);
+        let (act_fn, gated, own, s) =
+            (self.base.settings.act_fn(), self.base.settings.gated(), self.p.of(l), self.p.s);
         // c of each feature and its inverse, [1, S].
         let (mut c, mut inverse) = (q.empty(1, s, DType::F32)?, q.empty(1, s, DType::F32)?);
         match (act_fn.has_k(), gated) {

@@ -20,7 +20,7 @@ impl Clt {
         if let Store::Sparse(codes) = &mut self.work.codes {
             codes.set(x[0].rows(), k);
         }
-        match self.settings.act_fn() {
+        match self.base.settings.act_fn() {
             ActFn::TopK => self.encode_topk(q, x),
             ActFn::BatchTopK => self.encode_batchtopk(q, x),
             ActFn::LayerTopK | ActFn::BatchLayerTopK => self.encode_joint(q, x),
@@ -29,7 +29,7 @@ impl Clt {
     }
 
     fn encode_topk(&mut self, q: &mut Queue, x: &[View<'_>]) -> Result<()> {
-        let gated = self.settings.gated();
+        let gated = self.base.settings.gated();
         let Work { h, norms, codes: Store::Sparse(codes), block, .. } = &mut self.work else {
             return Err(mixed_up());
         };
@@ -46,7 +46,7 @@ impl Clt {
     }
 
     fn encode_batchtopk(&mut self, q: &mut Queue, x: &[View<'_>]) -> Result<()> {
-        let gated = self.settings.gated();
+        let gated = self.base.settings.gated();
         let Work { h, norms, codes: Store::Sparse(codes), .. } = &mut self.work else {
             return Err(mixed_up());
         };
@@ -66,13 +66,13 @@ impl Clt {
 
     /// layertopk and batchlayertopk: all layers of a block side by side, `[block, L·S]`.
     fn encode_joint(&mut self, q: &mut Queue, x: &[View<'_>]) -> Result<()> {
-        let gated = self.settings.gated();
+        let gated = self.base.settings.gated();
         let rows = x[0].rows();
         let Work { h, norms, codes: Store::Sparse(codes), block, .. } = &mut self.work else {
             return Err(mixed_up());
         };
         let select = Select { scale: gated.then(|| norms.view()), mask: None };
-        let by_row = self.settings.act_fn() == ActFn::LayerTopK;
+        let by_row = self.base.settings.act_fn() == ActFn::LayerTopK;
         // The block of batchlayertopk is the batch.
         for r in blocks(rows, *block) {
             let mut h = h.rows_mut(0..r.len());
@@ -95,7 +95,7 @@ impl Clt {
     }
 
     fn encode_dense(&mut self, q: &mut Queue, x: &[View<'_>]) -> Result<()> {
-        let gated = self.settings.gated();
+        let gated = self.base.settings.gated();
         let Work { h, norms, theta, codes: Store::Dense(f), block, .. } = &mut self.work else {
             return Err(mixed_up());
         };

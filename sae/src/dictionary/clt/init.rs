@@ -15,12 +15,12 @@ const BLOCK: usize = 1024;
 
 impl Initialise for Clt {
     fn variant(&self) -> &'static str {
-        self.settings.sae_type()
+        self.base.settings.sae_type()
     }
 
     /// `W_E ~ U(±1/√S)`, `W_D[t] ~ U(±1/√(L·d))`; the bounds of the settings are for other variants.
     fn init_random(&mut self, q: &mut Queue, init: &RandomInit) -> Result<()> {
-        let (layers, d) = (self.p.layers, self.settings.d_model());
+        let (layers, d) = (self.p.layers, self.base.settings.d_model());
         let largest = self.p.w_d.iter().map(|w| w.value.len()).max().unwrap_or(0).max(self.p.w_e.value.len());
         let mut parts = RandomParts::new(largest);
         let encoder = 1.0 / (self.p.s as f32).sqrt();

@@ -13,7 +13,8 @@ mod work;
 pub use settings::CltSettings;
 
 use super::{
-    Codes, Coefficients, DeadFeatures, Dictionary, LossTerms, Param, StepInput, settings::DictionarySettings,
+    Base, Codes, Coefficients, DeadFeatures, Dictionary, LossTerms, Param, StepInput,
+    settings::DictionarySettings,
 };
 use crate::{
     Error, Result,
@@ -21,14 +22,13 @@ use crate::{
     training::{LossSettings, SparsityLoss},
 };
 use lm_saes_runtime::{Arena, DType, MapKind, Queue, ReduceKind, Tensor, View};
-use std::{collections::BTreeMap, ops::Range};
+use std::ops::Range;
 use work::{Store, Work};
 
 /// A cross-layer transcoder.
 pub(crate) struct Clt {
-    settings: DictionarySettings,
+    base: Base,
     own: CltSettings,
-    norms: BTreeMap<String, f32>,
     p: Params,
     work: Work,
 }
@@ -87,12 +87,12 @@ impl Clt {
                 _ => None,
             },
         };
-        Ok(Self { settings: settings.clone(), own: own.clone(), norms: BTreeMap::new(), p, work })
+        Ok(Self { base: Base::new(settings), own: own.clone(), p, work })
     }
 
     /// Checks a pass against the plan and prepares norms and thresholds.
     fn begin(&mut self, q: &mut Queue, rows: usize, k: usize, training: bool, norms: bool) -> Result<()> {
-        let (w, act_fn) = (&mut self.work, self.settings.act_fn());
+        let (w, act_fn) = (&mut self.work, self.base.settings.act_fn());
         let enough = (1..=w.rows).contains(&rows) && (!act_fn.has_k() || k <= w.max_k);
         if !enough || (training && w.train.is_none()) {
             let trained = if w.train.is_some() { " of training" } else { "" };
@@ -103,7 +103,7 @@ impl Clt {
             return Err(Error::Data { what });
         }
         w.done = rows;
-        if norms || (self.settings.gated() && act_fn != ActFn::Relu) {
+        if norms || (self.base.settings.gated() && act_fn != ActFn::Relu) {
             self.p.decoder_norms(q, &mut w.norms)?;
         }
         if let (Some(log_theta), Some(theta)) = (&self.p.log_theta, &mut w.theta) {
@@ -113,7 +113,7 @@ impl Clt {
     }
 
     fn check_views(&self, views: &[View<'_>], what: &str) -> Result<()> {
-        let (layers, d) = (self.p.layers, self.settings.d_model());
+        let (layers, d) = (self.p.layers, self.base.settings.d_model());
         let rows = views.first().map_or(0, View::rows);
         if views.len() == layers && views.iter().all(|v| v.cols() == d && v.rows() == rows) {
             return Ok(());
@@ -128,17 +128,14 @@ impl Clt {
 }
 
 impl Dictionary for Clt {
-    fn settings(&self) -> &DictionarySettings {
-        &self.settings
+    fn base(&self) -> &Base {
+        &self.base
     }
-    fn norms(&self) -> &BTreeMap<String, f32> {
-        &self.norms
-    }
-    fn set_norms(&mut self, norms: BTreeMap<String, f32>) {
-        self.norms = norms;
+    fn base_mut(&mut self) -> &mut Base {
+        &mut self.base
     }
     fn most_active(&self) -> usize {
-        if work::joint(self.settings.act_fn()) { self.p.layers * self.p.s } else { self.p.s }
+        if work::joint(self.base.settings.act_fn()) { self.p.layers * self.p.s } else { self.p.s }
     }
     fn layer_metrics(&self) -> Option<&'static str> {
         Some("clt_metrics")
@@ -189,7 +186,7 @@ impl Dictionary for Clt {
         for p in self.params_mut() {
             p.plan_grad(arena, loss.is_some())?;
         }
-        self.work = Work::plan(arena, &self.settings, self.p.layers, rows, max_k, loss)?;
+        self.work = Work::plan(arena, &self.base.settings, self.p.layers, rows, max_k, loss)?;
         Ok(())
     }
 

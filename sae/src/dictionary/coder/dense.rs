@@ -32,7 +32,7 @@ impl Coder {
     /// Codes and reconstruction of `x [B, d]`.
     pub(super) fn forward_dense(&mut self, q: &mut Queue, x: View<'_>) -> Result<()> {
         for r in blocks(x.rows(), self.work.block) {
-            forward_block(q, &mut *self.encoder, &self.p, &self.settings, &mut self.work, x, r)?;
+            forward_block(q, &mut *self.encoder, &self.p, &self.base.settings, &mut self.work, x, r)?;
         }
         Ok(())
     }
@@ -61,13 +61,21 @@ impl Coder {
         if let (Some(t), Some(_)) = (&mut self.work.train, &self.p.threshold) {
             q.fill(&mut t.dtheta, 0.0)?;
         }
-        let step = Step { cfg: &self.settings, input, settings, c, parts: *parts };
+        let step = Step { cfg: &self.base.settings, input, settings, c, parts: *parts };
         for r in blocks(x.rows(), self.work.block) {
             if twice {
                 let h = self.work.h.rows_mut(0..r.len());
                 self.encoder.hidden(q, x.slice_rows(r.clone()), h)?;
             } else {
-                forward_block(q, &mut *self.encoder, &self.p, &self.settings, &mut self.work, x, r.clone())?;
+                forward_block(
+                    q,
+                    &mut *self.encoder,
+                    &self.p,
+                    &self.base.settings,
+                    &mut self.work,
+                    x,
+                    r.clone(),
+                )?;
             }
             backward_block(q, &mut *self.encoder, &mut self.p, &mut self.work, &step, r)?;
         }

@@ -3,12 +3,12 @@
 //! they are compared with.
 
 use super::Coder;
-use crate::{Result, dictionary::folding_factors, settings::NormActivation};
+use crate::Result;
 use lm_saes_runtime::{MapKind, Queue};
 
 impl Coder {
     pub(super) fn fold_norms(&mut self, q: &mut Queue) -> Result<()> {
-        let (inputs, outputs) = folding_factors(&self.settings, &self.norms)?;
+        let (inputs, outputs) = self.base.folding_factors()?;
         let (a, b) = (inputs[0], outputs[0]);
         let r = self.encoder.fold(q, a)?;
         q.map_in_place(MapKind::Affine, 1.0 / (r * b), 0.0, &mut self.p.w_d.value)?;
@@ -24,9 +24,9 @@ impl Coder {
             let (factor, summand) = if self.p.direct { (compared, 0.0) } else { (1.0, compared.ln()) };
             q.map_in_place(MapKind::Affine, factor, summand, &mut threshold.value)?;
             // The window of the straight-through gradient is a width on the same axis.
-            self.settings.common.jumprelu_threshold_window *= compared;
+            self.base.settings.common.jumprelu_threshold_window *= compared;
         }
-        self.settings.common.norm_activation = NormActivation::Inference;
+        self.base.folded();
         Ok(())
     }
 }

@@ -4,7 +4,7 @@
 use super::{Coder, RandomParts, row_norms};
 use crate::{
     Error, Result,
-    dictionary::{Dictionary, Initialise, ModelAttention, RandomInit, folding_factors, norms_of, subspace},
+    dictionary::{Dictionary, Initialise, ModelAttention, RandomInit, norms_of, subspace},
     settings::NormActivation,
 };
 use lm_saes_runtime::{DType, GemmOpts, MapKind, Queue, ReduceKind, Tensor, View};
@@ -13,7 +13,7 @@ const F32: DType = DType::F32;
 
 impl Initialise for Coder {
     fn variant(&self) -> &'static str {
-        self.settings.sae_type()
+        self.base.settings.sae_type()
     }
 
     fn init_random(&mut self, q: &mut Queue, init: &RandomInit) -> Result<()> {
@@ -56,7 +56,7 @@ impl Initialise for Coder {
     }
 
     fn decoder_bias_from_mean(&mut self, q: &mut Queue, labels: &[View<'_>]) -> Result<()> {
-        let label = self.only(labels, "label")?;
+        let label = self.base.only(labels, "label")?;
         let b_d = self.p.b_d.as_mut().ok_or_else(|| {
             Error::setting(
                 "initializer.bias_init_method",
@@ -73,7 +73,7 @@ impl Initialise for Coder {
         inputs: &[View<'_>],
         context: Option<usize>,
     ) -> Result<()> {
-        let x = self.only(inputs, "input")?;
+        let x = self.base.only(inputs, "input")?;
         if !self.encoder.bias_is_added() {
             return Err(Error::setting(
                 "initializer.init_encoder_bias_with_mean_hidden_pre",
@@ -86,7 +86,7 @@ impl Initialise for Coder {
         };
         let x = self.centre(q, x, centred.as_mut())?;
         q.fill(&mut self.encoder.bias_mut().value, 0.0)?;
-        let (rows, s) = (x.rows(), self.settings.d_sae());
+        let (rows, s) = (x.rows(), self.base.settings.d_sae());
         self.begin(q, (rows, context), 0, false, false)?;
         let block = self.work.block.min(rows);
         let mut sum = q.zeros(1, s, F32)?;
@@ -105,11 +105,11 @@ impl Initialise for Coder {
         labels: &[View<'_>],
         d_active: usize,
     ) -> Result<()> {
-        let label = self.only(labels, "label")?;
+        let label = self.base.only(labels, "label")?;
         // U [k, d]: W_D <- W_D[:, :k]·U
         let u = subspace::principal_directions(q, label, d_active)?;
         let first = self.p.w_d.value.view().slice_cols(0..d_active);
-        let mut w_d = q.empty(self.settings.d_sae(), self.settings.d_model(), F32)?;
+        let mut w_d = q.empty(self.base.settings.d_sae(), self.base.settings.d_model(), F32)?;
         q.gemm(first, &u, &mut w_d, GemmOpts::default())?;
         Ok(q.copy(&w_d, &mut self.p.w_d.value)?)
     }
@@ -119,9 +119,9 @@ impl Initialise for Coder {
     }
 
     fn queries_and_keys_from_model(&mut self, q: &mut Queue, attention: &ModelAttention) -> Result<()> {
-        let a = match self.settings.norm_activation() {
+        let a = match self.base.settings.norm_activation() {
             NormActivation::Inference => 1.0,
-            NormActivation::DatasetWise => folding_factors(&self.settings, &self.norms)?.0[0],
+            NormActivation::DatasetWise => self.base.folding_factors()?.0[0],
             other => {
                 let what = format!("inputs normalised {other:?} have no constant scale; use dataset-wise");
                 return Err(Error::setting("initializer.initialize_lorsa_with_mhsa", what));
@@ -136,7 +136,7 @@ impl Initialise for Coder {
         inputs: &[View<'_>],
         attention: &ModelAttention,
     ) -> Result<()> {
-        let x = self.only(inputs, "input")?;
+        let x = self.base.only(inputs, "input")?;
         self.encoder.take_value_subspace(q, x, attention, &mut self.p.w_d.value)
     }
 }

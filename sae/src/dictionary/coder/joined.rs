@@ -39,7 +39,7 @@ impl Coder {
         let (x, rows) = (input.inputs[0], input.inputs[0].rows());
         let Store::Sparse(codes) = &mut self.work.codes else { return Err(mixed_up()) };
         let whole = codes.spans_batch();
-        codes.set(rows, c.k.min(self.settings.d_sae()));
+        codes.set(rows, c.k.min(self.base.settings.d_sae()));
         let twice = whole || parts.quad() || parts.auxk;
         let mut living = None;
         if twice {

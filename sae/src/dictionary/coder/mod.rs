@@ -25,7 +25,8 @@ pub(crate) use init::set_row_norms;
 pub(crate) use work::blocks;
 
 use super::{
-    Codes, Coefficients, DeadFeatures, Dictionary, LossTerms, Param, StepInput, checkpoint, grad, row_norms,
+    Base, Codes, Coefficients, DeadFeatures, Dictionary, LossTerms, Param, StepInput, checkpoint, grad,
+    row_norms,
 };
 use crate::{
     Error, Result,
@@ -34,13 +35,11 @@ use crate::{
 };
 use lm_saes_runtime::{Arena, MapKind, Queue, Tensor, View};
 use loss::Parts;
-use std::collections::BTreeMap;
 use work::{Needs, Store, Work};
 
 /// An encoder, a selection and a linear decoder.
 pub(crate) struct Coder {
-    settings: DictionarySettings,
-    norms: BTreeMap<String, f32>,
+    base: Base,
     encoder: Box<dyn Encoder>,
     p: Decoder,
     extras: Extras,
@@ -149,13 +148,12 @@ impl Coder {
             None,
         )?;
         let p = Decoder::zeros(q, settings, w_d, &extras)?;
-        let (settings, norms) = (settings.clone(), BTreeMap::new());
-        Ok(Self { settings, norms, encoder, p, extras, work, side_loss: None })
+        Ok(Self { base: Base::new(settings), encoder, p, extras, work, side_loss: None })
     }
 
     /// Whether selection compares `h·n`.
     fn gated(&self) -> bool {
-        self.settings.gated()
+        self.base.settings.gated()
     }
 
     /// Checks a pass against the plan and prepares norms, thresholds and encoder for it.
@@ -168,7 +166,7 @@ impl Coder {
         norms_needed: bool,
     ) -> Result<()> {
         let w = &self.work;
-        let has_k = self.settings.act_fn().has_k();
+        let has_k = self.base.settings.act_fn().has_k();
         let enough = (1..=w.rows).contains(&rows) && (!has_k || k <= w.max_k);
         if !enough || (training && w.train.is_none()) {
             let trained = if w.train.is_some() { " of training" } else { "" };
@@ -178,8 +176,11 @@ impl Coder {
             );
             return Err(Error::Data { what });
         }
-        if self.settings.act_fn() == ActFn::GroupMax && k > 0 && !self.settings.d_sae().is_multiple_of(k) {
-            let what = format!("{k} groups do not divide {} features", self.settings.d_sae());
+        if self.base.settings.act_fn() == ActFn::GroupMax
+            && k > 0
+            && !self.base.settings.d_sae().is_multiple_of(k)
+        {
+            let what = format!("{k} groups do not divide {} features", self.base.settings.d_sae());
             return Err(Error::setting("top_k", what));
         }
         let joined = self.encoder.begin(rows, context)?.max(1);
@@ -189,8 +190,8 @@ impl Coder {
         }
         self.work.block = w.most_block / joined * joined;
         self.work.done = rows;
-        if norms_needed || (self.gated() && self.settings.act_fn() != ActFn::Relu) {
-            let out = self.work.norms.view_mut().reshaped(self.settings.d_sae(), 1);
+        if norms_needed || (self.gated() && self.base.settings.act_fn() != ActFn::Relu) {
+            let out = self.work.norms.view_mut().reshaped(self.base.settings.d_sae(), 1);
             row_norms(q, &self.p.w_d.value, out)?;
         }
         match (&mut self.p.threshold, &mut self.work.theta) {
@@ -201,15 +202,6 @@ impl Coder {
             }
             (Some(log), Some(theta)) => Ok(q.map(MapKind::Exp, &log.value, 0.0, 0.0, theta)?),
             _ => Ok(()),
-        }
-    }
-
-    fn only<'a>(&self, views: &[View<'a>], what: &str) -> Result<View<'a>> {
-        match views {
-            [one] if one.cols() == self.settings.d_model() => Ok(*one),
-            _ => Err(Error::Data {
-                what: format!("expected one {what} of width {}, got {views:?}", self.settings.d_model()),
-            }),
         }
     }
 
@@ -228,7 +220,7 @@ impl Coder {
             sparsity: settings.sparsity.filter(|_| !target),
             target,
             side: self.encoder.has_side(),
-            lp: settings.lp && c.lp > 0.0 && self.settings.act_fn() == ActFn::JumpRelu,
+            lp: settings.lp && c.lp > 0.0 && self.base.settings.act_fn() == ActFn::JumpRelu,
             auxk: settings.auxk && c.auxk > 0.0,
             dead: 0,
         }
@@ -251,13 +243,13 @@ impl Coder {
         if let Some(t) = &mut self.work.train {
             loss::prepare(q, t, parts, input, c)?;
             if let (Some(l0), Some(theta)) = (&mut t.l0, &self.work.theta) {
-                let window = self.settings.common.jumprelu_threshold_window;
+                let window = self.base.settings.common.jumprelu_threshold_window;
                 target::prepare(q, l0, theta, input.weight, window)?;
             }
         }
-        if self.settings.act_fn().has_k() && self.encoder.most_joined().is_some() {
+        if self.base.settings.act_fn().has_k() && self.encoder.most_joined().is_some() {
             self.step_joined(q, input, settings, c, &mut parts, dead)?;
-        } else if self.settings.act_fn().has_k() {
+        } else if self.base.settings.act_fn().has_k() {
             self.step_sparse(q, input, settings, c, &mut parts, dead)?;
         } else {
             self.step_dense(q, input, settings, c, &mut parts, dead)?;
@@ -276,14 +268,11 @@ impl Coder {
 }
 
 impl Dictionary for Coder {
-    fn settings(&self) -> &DictionarySettings {
-        &self.settings
+    fn base(&self) -> &Base {
+        &self.base
     }
-    fn norms(&self) -> &BTreeMap<String, f32> {
-        &self.norms
-    }
-    fn set_norms(&mut self, norms: BTreeMap<String, f32>) {
-        self.norms = norms;
+    fn base_mut(&mut self) -> &mut Base {
+        &mut self.base
     }
     fn params(&self) -> Vec<&Param> {
         let mut all = self.encoder.params();
@@ -297,7 +286,7 @@ impl Dictionary for Coder {
     }
 
     fn check_loss(&self, loss: &LossSettings) -> Result<()> {
-        let act_fn = self.settings.act_fn();
+        let act_fn = self.base.settings.act_fn();
         let refused = match loss.sparsity {
             Some(SparsityLoss::TargetL0) if act_fn != ActFn::JumpRelu => {
                 "target-l0 moves thresholds, it needs act_fn = jumprelu"
@@ -327,12 +316,12 @@ impl Dictionary for Coder {
         for p in self.params_mut() {
             p.plan_grad(arena, loss.is_some())?;
         }
-        if self.settings.act_fn() == ActFn::GroupMax && max_k > self.settings.top_k() {
+        if self.base.settings.act_fn() == ActFn::GroupMax && max_k > self.base.settings.top_k() {
             let what = "groupmax has top_k groups from the beginning; set k_warmup_steps to 0";
             return Err(Error::setting("trainer.initial_k", what));
         }
         let needs = Needs::new(&*self.encoder, &self.extras);
-        self.work = Work::plan(arena, &self.settings, &needs, rows, max_k, loss)?;
+        self.work = Work::plan(arena, &self.base.settings, &needs, rows, max_k, loss)?;
         self.encoder.plan(arena, self.work.most_block, loss.is_some())
     }
 
@@ -343,12 +332,12 @@ impl Dictionary for Coder {
         context: Option<usize>,
         k: usize,
     ) -> Result<()> {
-        let x = self.only(inputs, "input")?;
+        let x = self.base.only(inputs, "input")?;
         self.side_loss = None;
         let mut place = self.work.centred.take();
         let done = self.centre(q, x, place.as_mut()).and_then(|x| {
             self.begin(q, (x.rows(), context), k, false, false)?;
-            if self.settings.act_fn().has_k() {
+            if self.base.settings.act_fn().has_k() {
                 self.forward_sparse(q, x, k)
             } else {
                 self.forward_dense(q, x)
@@ -366,8 +355,8 @@ impl Dictionary for Coder {
         c: Coefficients,
         dead: Option<&mut DeadFeatures>,
     ) -> Result<LossTerms> {
-        let x = self.only(&input.inputs, "input")?;
-        self.only(&input.labels, "label")?;
+        let x = self.base.only(&input.inputs, "input")?;
+        self.base.only(&input.labels, "label")?;
         let mut place = self.work.centred.take();
         let done = self.centre(q, x, place.as_mut()).and_then(|x| {
             let StepInput { ref labels, context, mask, weight, n_tokens, .. } = *input;

@@ -32,7 +32,7 @@ impl Coder {
 
     /// How a row is ranked.
     fn rank(&self, k: usize) -> Rank {
-        let act_fn = self.settings.act_fn();
+        let act_fn = self.base.settings.act_fn();
         Rank { abs: act_fn == ActFn::AbsTopK, groups: if act_fn == ActFn::GroupMax { k } else { 1 } }
     }
 
@@ -42,7 +42,7 @@ impl Coder {
         let rank = self.rank(k);
         let Work { norms, h, codes, block, .. } = &mut self.work;
         let Store::Sparse(codes) = codes else { return Err(mixed_up()) };
-        codes.set(x.rows(), k.min(self.settings.d_sae()));
+        codes.set(x.rows(), k.min(self.base.settings.d_sae()));
         let select = Select { scale: gated.then(|| norms.view()), mask: None };
         encode(q, &mut *self.encoder, Hidden { h, block: *block }, x, (select, rank), codes, false)
     }

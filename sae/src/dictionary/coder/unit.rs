@@ -8,7 +8,7 @@ impl Coder {
     /// `W_D[i] /= n_i`, and pre-activations `h_i` become `n_i·h_i`. Selection by `h·n` is as before; thresholds of `h` itself
     /// follow it, a ranking of `h` could not.
     pub(super) fn unit_norms(&mut self, q: &mut Queue) -> Result<()> {
-        if !self.gated() && self.settings.act_fn().has_k() {
+        if !self.gated() && self.base.settings.act_fn().has_k() {
             return Err(Error::Unsupported {
                 what: "decoder rows of norm 1".into(),
                 why: "without sparsity_include_decoder_norm this dictionary ranks pre-activations, whose order \

@@ -16,7 +16,7 @@ impl Initialise for CrossCoder {
     }
 
     fn init_random(&mut self, q: &mut Queue, init: &RandomInit) -> Result<()> {
-        let mut parts = RandomParts::new(self.settings.d_sae() * self.settings.d_model());
+        let mut parts = RandomParts::new(self.base.settings.d_sae() * self.base.settings.d_model());
         let (e, d) = (parts.take(), parts.take());
         for head in 0..self.n() {
             let of = self.of(head);

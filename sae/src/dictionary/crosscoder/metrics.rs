@@ -12,7 +12,7 @@ impl CrossCoder {
         input: &StepInput<'_>,
         weight: &[f32],
     ) -> Result<Vec<(String, f64)>> {
-        let s = self.settings.d_sae();
+        let s = self.base.settings.d_sae();
         let (each, any) = self.heads.activity(q, input.mask)?;
         let norms = crate::dictionary::norms_of(q, &self.w_d.value)?;
         let mut all = Vec::new();

@@ -9,28 +9,23 @@ mod settings;
 pub use settings::CrossCoderSettings;
 
 use super::{
-    Codes, Coefficients, DeadFeatures, Dictionary, LossTerms, Param, StepInput, folding_factors, grad,
+    Base, Codes, Coefficients, DeadFeatures, Dictionary, LossTerms, Param, StepInput, grad,
     heads::{self, Heads},
     norms_of, row_norms,
     settings::DictionarySettings,
     variants::Variant,
 };
-use crate::{
-    Error, Result,
-    settings::{ActFn, NormActivation},
-    training::LossSettings,
-};
+use crate::{Error, Result, settings::ActFn, training::LossSettings};
 use lm_saes_runtime::{Arena, DType, GemmOpts, MapKind, Queue, ReduceKind, Tensor, View};
-use std::{collections::BTreeMap, ops::Range};
+use std::ops::Range;
 
 /// Rows of a decoder held at once while the gradient of the norms is added.
 const PART: usize = 512;
 
 /// The dictionary.
 pub(super) struct CrossCoder {
-    settings: DictionarySettings,
+    base: Base,
     own: CrossCoderSettings,
-    norms: BTreeMap<String, f32>,
     /// `[H·S, d]`.
     w_e: Param,
     /// `[H, S]`.
@@ -52,9 +47,8 @@ impl CrossCoder {
     pub fn zeros(q: &mut Queue, settings: &DictionarySettings, own: &CrossCoderSettings) -> Result<Self> {
         let (s, d, n) = (settings.d_sae(), settings.d_model(), own.hook_points.len());
         Ok(Self {
-            settings: settings.clone(),
+            base: Base::new(settings),
             own: own.clone(),
-            norms: BTreeMap::new(),
             w_e: Param::transposed(q, "W_E", &[n, d, s])?,
             b_e: Param::zeros(q, "b_E", &[n, s])?,
             w_d: Param::zeros(q, "W_D", &[n, s, d])?,
@@ -75,12 +69,12 @@ impl CrossCoder {
 
     /// Rows of a head in the matrices.
     fn of(&self, head: usize) -> Range<usize> {
-        let s = self.settings.d_sae();
+        let s = self.base.settings.d_sae();
         head * s..(head + 1) * s
     }
 
     fn check(&self, views: &[View<'_>], what: &str) -> Result<()> {
-        let d = self.settings.d_model();
+        let d = self.base.settings.d_model();
         let fits = |v: &View<'_>| (1..=d).contains(&v.cols()) && v.rows() == views[0].rows();
         if views.len() == self.n() && views.iter().all(fits) {
             return Ok(());
@@ -91,7 +85,7 @@ impl CrossCoder {
 
     /// Norms of the gate: those of the decoders, times the scale of each head.
     fn gate_norms(&mut self, q: &mut Queue) -> Result<()> {
-        let (all, s) = (self.w_d.value.rows(), self.settings.d_sae());
+        let (all, s) = (self.w_d.value.rows(), self.base.settings.d_sae());
         row_norms(q, &self.w_d.value, self.heads.norms.view_mut().reshaped(all, 1))?;
         for (head, &scale) in self.own.gate_scales.iter().enumerate() {
             let part = self.heads.norms.view_mut().slice_cols(head * s..(head + 1) * s);
@@ -146,7 +140,7 @@ impl CrossCoder {
 
     fn encoder_grads(&mut self, q: &mut Queue, inputs: &[View<'_>]) -> Result<()> {
         let dh = self.heads.dh()?;
-        let d = self.settings.d_model();
+        let d = self.base.settings.d_model();
         for (head, x) in inputs.iter().enumerate() {
             let of = self.of(head);
             let mut dw = grad(&mut self.w_e)?.rows_mut(of);
@@ -161,7 +155,7 @@ impl CrossCoder {
 
     /// `dW_D += dn/n · scale² · W_D`: n itself is scale·‖W_D‖.
     fn norm_grads(&mut self, q: &mut Queue, loss: &LossSettings, c: Coefficients) -> Result<()> {
-        let (all, s) = (self.w_d.value.rows(), self.settings.d_sae());
+        let (all, s) = (self.w_d.value.rows(), self.base.settings.d_sae());
         let Some(ratio) = self.heads.finish(q, loss, c, self.threshold.as_mut())? else { return Ok(()) };
         let column = ratio.reshaped(all, 1);
         let (Some((_, part)), Some(to)) = (&mut self.work, &mut self.w_d.grad) else {
@@ -186,14 +180,11 @@ fn unplanned() -> Error {
 }
 
 impl Dictionary for CrossCoder {
-    fn settings(&self) -> &DictionarySettings {
-        &self.settings
+    fn base(&self) -> &Base {
+        &self.base
     }
-    fn norms(&self) -> &BTreeMap<String, f32> {
-        &self.norms
-    }
-    fn set_norms(&mut self, norms: BTreeMap<String, f32>) {
-        self.norms = norms;
+    fn base_mut(&mut self) -> &mut Base {
+        &mut self.base
     }
     fn params(&self) -> Vec<&Param> {
         let mut all = vec![&self.w_e, &self.b_e, &self.w_d, &self.b_d];
@@ -216,7 +207,7 @@ impl Dictionary for CrossCoder {
         for p in self.params_mut() {
             p.plan_grad(arena, loss.is_some())?;
         }
-        let (s, d) = (self.settings.d_sae(), self.settings.d_model());
+        let (s, d) = (self.base.settings.d_sae(), self.base.settings.d_model());
         let mut y_hat = Vec::new();
         for hook_point in &self.own.hook_points {
             let label = format!("reconstruction of {hook_point}");
@@ -227,7 +218,7 @@ impl Dictionary for CrossCoder {
             arena.tensor("sum of encoder biases", 1, s, DType::F32)?,
             arena.tensor("decoder gradient, part", part, d, DType::F32)?,
         ));
-        self.heads = Heads::plan(arena, &self.settings, self.n(), rows, max_k, loss)?;
+        self.heads = Heads::plan(arena, &self.base.settings, self.n(), rows, max_k, loss)?;
         self.y_hat = y_hat;
         Ok(())
     }
@@ -295,7 +286,7 @@ impl Dictionary for CrossCoder {
     /// With c_h what normalises head h: `W_E[h]·c_h` keeps the pre-activation as it is, and `W_D[h]/c_h`, `b_D[h]/c_h` give raw
     /// outputs. The gate goes on comparing the norms from before.
     fn fold(&mut self, q: &mut Queue) -> Result<()> {
-        let (factors, _) = folding_factors(&self.settings, &self.norms)?;
+        let (factors, _) = self.base.folding_factors()?;
         for (head, &c) in factors.iter().enumerate() {
             let of = self.of(head);
             q.map_in_place(MapKind::Affine, c, 0.0, self.w_e.value.rows_mut(of.clone()))?;
@@ -303,12 +294,12 @@ impl Dictionary for CrossCoder {
             q.map_in_place(MapKind::Affine, 1.0 / c, 0.0, self.b_d.value.rows_mut(head..head + 1))?;
         }
         // A ReLU has no scale and a row's ranking none either.
-        if matches!(self.settings.act_fn(), ActFn::JumpRelu | ActFn::BatchTopK) {
+        if matches!(self.base.settings.act_fn(), ActFn::JumpRelu | ActFn::BatchTopK) {
             let before = |head: usize| self.own.gate_scales.get(head).copied().unwrap_or(1.0);
             self.own.gate_scales = factors.iter().enumerate().map(|(h, c)| before(h) * c).collect();
-            self.settings.variant = Variant::CrossCoder(self.own.clone());
+            self.base.settings.variant = Variant::CrossCoder(self.own.clone());
         }
-        self.settings.common.norm_activation = NormActivation::Inference;
+        self.base.folded();
         Ok(())
     }
 }

@@ -8,20 +8,15 @@ mod transforms;
 pub use settings::{MoltSettings, Rank};
 
 use super::{
-    Codes, Coefficients, DeadFeatures, Dictionary, Initialise, LossTerms, Param, RandomInit, StepInput,
+    Base, Codes, Coefficients, DeadFeatures, Dictionary, Initialise, LossTerms, Param, RandomInit, StepInput,
     coder::{RandomParts, blocks, set_row_norms},
-    folding_factors, grad,
+    grad,
     heads::{self, Heads},
     norms_of,
     settings::DictionarySettings,
 };
-use crate::{
-    Error, Result,
-    settings::{ActFn, NormActivation},
-    training::LossSettings,
-};
+use crate::{Error, Result, settings::ActFn, training::LossSettings};
 use lm_saes_runtime::{Arena, DType, GemmOpts, MapKind, Queue, RandomKind, ReduceKind, Tensor, View};
-use std::collections::BTreeMap;
 use transforms::Transforms;
 
 /// Rows that pass through the transforms at a time.
@@ -29,8 +24,7 @@ const BLOCK: usize = 512;
 
 /// The dictionary.
 pub(super) struct Molt {
-    settings: DictionarySettings,
-    norms: BTreeMap<String, f32>,
+    base: Base,
     /// `[S, d]`.
     w_e: Param,
     b_e: Param,
@@ -51,8 +45,7 @@ impl Molt {
             first += n;
         }
         Ok(Self {
-            settings: settings.clone(),
-            norms: BTreeMap::new(),
+            base: Base::new(settings),
             w_e: Param::transposed(q, "W_E", &[d, s])?,
             b_e: Param::zeros(q, "b_E", &[s])?,
             ranks,
@@ -69,18 +62,9 @@ impl Molt {
         })
     }
 
-    fn only<'a>(&self, views: &[View<'a>], what: &str) -> Result<View<'a>> {
-        match views {
-            [one] if one.cols() == self.settings.d_model() => Ok(*one),
-            _ => Err(Error::Data {
-                what: format!("expected one {what} of width {}, got {views:?}", self.settings.d_model()),
-            }),
-        }
-    }
-
     fn run(&mut self, q: &mut Queue, x: View<'_>, k: usize, training: bool, norms: bool) -> Result<()> {
         self.heads.begin(q, x.rows(), k, training, self.threshold.as_ref())?;
-        if norms || (self.settings.gated() && self.settings.act_fn() != ActFn::Relu) {
+        if norms || (self.base.settings.gated() && self.base.settings.act_fn() != ActFn::Relu) {
             for t in &mut self.ranks {
                 t.planned_norms(q, self.heads.norms.view_mut())?;
             }
@@ -124,7 +108,7 @@ impl Molt {
 
     /// Norms of all transforms in temporary memory, `[1, S]`.
     fn current_norms(&self, q: &mut Queue) -> Result<Tensor> {
-        let mut out = q.empty(1, self.settings.d_sae(), DType::F32)?;
+        let mut out = q.empty(1, self.base.settings.d_sae(), DType::F32)?;
         for t in &self.ranks {
             let mut uu = q.empty(t.rank, t.rank, DType::F32)?;
             let mut vv = q.empty(t.rank, t.rank, DType::F32)?;
@@ -139,14 +123,11 @@ fn unplanned() -> Error {
 }
 
 impl Dictionary for Molt {
-    fn settings(&self) -> &DictionarySettings {
-        &self.settings
+    fn base(&self) -> &Base {
+        &self.base
     }
-    fn norms(&self) -> &BTreeMap<String, f32> {
-        &self.norms
-    }
-    fn set_norms(&mut self, norms: BTreeMap<String, f32>) {
-        self.norms = norms;
+    fn base_mut(&mut self) -> &mut Base {
+        &mut self.base
     }
     fn params(&self) -> Vec<&Param> {
         let mut all = vec![&self.w_e, &self.b_e];
@@ -176,8 +157,8 @@ impl Dictionary for Molt {
         for t in &mut self.ranks {
             t.plan(arena, rows.min(BLOCK), loss.is_some())?;
         }
-        self.y_hat = Some(arena.tensor("reconstruction", rows, self.settings.d_model(), DType::F32)?);
-        self.heads = Heads::plan(arena, &self.settings, 1, rows, max_k, loss)?;
+        self.y_hat = Some(arena.tensor("reconstruction", rows, self.base.settings.d_model(), DType::F32)?);
+        self.heads = Heads::plan(arena, &self.base.settings, 1, rows, max_k, loss)?;
         Ok(())
     }
 
@@ -188,7 +169,7 @@ impl Dictionary for Molt {
         _context: Option<usize>,
         k: usize,
     ) -> Result<()> {
-        let x = self.only(inputs, "input")?;
+        let x = self.base.only(inputs, "input")?;
         self.run(q, x, k, false, false)
     }
 
@@ -201,7 +182,7 @@ impl Dictionary for Molt {
         _dead: Option<&mut DeadFeatures>,
     ) -> Result<LossTerms> {
         self.check_loss(loss)?;
-        let (x, label) = (self.only(&input.inputs, "input")?, self.only(&input.labels, "label")?);
+        let (x, label) = (self.base.only(&input.inputs, "input")?, self.base.only(&input.labels, "label")?);
         self.run(q, x, c.k, true, loss.sparsity.is_some() || loss.lp)?;
         self.heads.prepare(q, input, loss, c)?;
         let Some(y_hat) = &self.y_hat else { return Err(unplanned()) };
@@ -271,19 +252,19 @@ impl Dictionary for Molt {
     /// The input reaches the output twice, through the codes and through the transforms: with `x = x_raw·a` and codes that become
     /// f/a, the transforms take `a²/b`, and h·n becomes `h·n·a/b`.
     fn fold(&mut self, q: &mut Queue) -> Result<()> {
-        let (inputs, outputs) = folding_factors(&self.settings, &self.norms)?;
+        let (inputs, outputs) = self.base.folding_factors()?;
         let (a, b) = (inputs[0], outputs[0]);
         q.map_in_place(MapKind::Affine, 1.0 / a, 0.0, &mut self.b_e.value)?;
         self.scale_transforms(q, a / b.sqrt())?;
         if let Some(b_d) = &mut self.b_d {
             q.map_in_place(MapKind::Affine, 1.0 / b, 0.0, &mut b_d.value)?;
         }
-        let compared = if self.settings.gated() { a / b } else { 1.0 / a };
+        let compared = if self.base.settings.gated() { a / b } else { 1.0 / a };
         if let Some(threshold) = &mut self.threshold {
             q.map_in_place(MapKind::Affine, 1.0, compared.ln(), &mut threshold.value)?;
-            self.settings.common.jumprelu_threshold_window *= compared;
+            self.base.settings.common.jumprelu_threshold_window *= compared;
         }
-        self.settings.common.norm_activation = NormActivation::Inference;
+        self.base.folded();
         Ok(())
     }
 }
@@ -297,7 +278,7 @@ impl Initialise for Molt {
     fn init_random(&mut self, q: &mut Queue, init: &RandomInit) -> Result<()> {
         let largest = self.params().iter().map(|p| p.value.len()).max().unwrap_or(0);
         let mut parts = RandomParts::new(largest);
-        let bound = 1.0 / (self.settings.d_sae() as f32).sqrt();
+        let bound = 1.0 / (self.base.settings.d_sae() as f32).sqrt();
         let mut matrices = vec![&mut self.w_e];
         matrices.extend(self.ranks.iter_mut().flat_map(|t| [&mut t.u, &mut t.v]));
         for p in matrices {
@@ -333,7 +314,7 @@ impl Initialise for Molt {
     }
 
     fn decoder_bias_from_mean(&mut self, q: &mut Queue, labels: &[View<'_>]) -> Result<()> {
-        let label = self.only(labels, "label")?;
+        let label = self.base.only(labels, "label")?;
         let b_d = self.b_d.as_mut().ok_or_else(|| {
             let what = "there is no decoder bias to initialise; use all_zero";
             Error::setting("initializer.bias_init_method", what)

@@ -1,0 +1,56 @@
+//! What every dictionary holds: its settings, and the average norms of the activations it was made for.
+
+use super::settings::DictionarySettings;
+use crate::{Error, Result, settings::NormActivation};
+use lm_saes_runtime::View;
+use std::collections::BTreeMap;
+
+/// Settings and average norms of a dictionary.
+pub struct Base {
+    /// Settings as they will be saved.
+    pub settings: DictionarySettings,
+    /// Average activation norm by hook point, for dataset-wise normalisation.
+    pub norms: BTreeMap<String, f32>,
+}
+
+impl Base {
+    /// No norms are known yet.
+    pub(super) fn new(settings: &DictionarySettings) -> Self {
+        Self { settings: settings.clone(), norms: BTreeMap::new() }
+    }
+
+    /// The one view of width d that a dictionary of one hook point is given.
+    pub(super) fn only<'a>(&self, views: &[View<'a>], what: &str) -> Result<View<'a>> {
+        let d = self.settings.d_model();
+        match views {
+            [one] if one.cols() == d => Ok(*one),
+            _ => Err(Error::Data { what: format!("expected one {what} of width {d}, got {views:?}") }),
+        }
+    }
+
+    /// What multiplies raw activations of every input and every output hook point, for folding (VARIANTS §4).
+    ///
+    /// # Errors
+    /// Another normalisation than dataset-wise, or an average norm that is not known.
+    pub(super) fn folding_factors(&self) -> Result<(Vec<f32>, Vec<f32>)> {
+        let mode = self.settings.norm_activation();
+        if mode != NormActivation::DatasetWise {
+            let what = format!("folding needs dataset-wise normalisation, this dictionary has {mode:?}");
+            return Err(Error::setting("fold_activation_scale", what));
+        }
+        let factor = |hook_point: &String| {
+            let norm = self.norms.get(hook_point).copied().filter(|n| n.is_finite() && *n > 0.0);
+            let norm = norm.ok_or_else(|| Error::Data {
+                what: format!("cannot fold: no average activation norm of {hook_point} is known"),
+            })?;
+            Ok((self.settings.d_model() as f32).sqrt() / norm)
+        };
+        let all = |hooks: Vec<String>| hooks.iter().map(factor).collect::<Result<Vec<f32>>>();
+        Ok((all(self.settings.hook_points_in())?, all(self.settings.hook_points_out())?))
+    }
+
+    /// Raw activations map to raw activations from now on.
+    pub(super) fn folded(&mut self) {
+        self.settings.common.norm_activation = NormActivation::Inference;
+    }
+}
