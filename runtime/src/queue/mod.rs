@@ -1,12 +1,14 @@
 //! The safe face of a device: checks every op once, asks the device whether it can run it, then launches. Methods are in
-//! `dense`, `select`, `sparse` and `train`; this file owns the checks they share, memory, and transfers.
+//! `dense`, `model`, `select`, `sparse` and `train`; this file owns the checks they share, memory, and transfers.
 
 mod dense;
+mod model;
 mod select;
 mod sparse;
 mod train;
 
-pub use dense::{AttentionArgs, AttentionGradArgs, GemmOpts, HeadsArgs, NormArgs};
+pub use dense::GemmOpts;
+pub use model::{AttentionArgs, AttentionGradArgs, HeadsArgs, NormArgs};
 pub use select::{CompactArgs, Rank, Select};
 pub use train::{AdamArgs, PenaltyArgs, ThresholdPenaltyArgs};
 
