@@ -16,6 +16,7 @@ pub mod normalise;
 mod param;
 mod sae;
 pub mod settings;
+mod slots;
 mod subspace;
 pub mod variants;
 

@@ -8,11 +8,7 @@ use super::{
 };
 use crate::{
     Result,
-    dictionary::{
-        LossTerms, StepInput,
-        coder::{Slots, blocks},
-        grad,
-    },
+    dictionary::{LossTerms, StepInput, coder::blocks, grad, slots::Slots},
     training::{LossSettings, SparsityLoss},
 };
 use lm_saes_runtime::{
@@ -141,12 +137,9 @@ impl Clt {
                     }
                 }
                 (Store::Sparse(codes), Path::Sparse(slots)) => {
-                    let (col_ptr, row, slot) = slots.sort_mut();
-                    q.sort_by_column(codes.view(l), col_ptr, row, slot)?;
-                    q.penalty_sparse(codes.view(l), args, None, codes.like_mut(&mut slots.a))?;
-                    let sums = t.quad.view_mut().reshaped(self.p.s, 1);
+                    slots.sort(q, codes.view(l))?;
                     let ones = t.ones.rows_view(0..*done);
-                    q.sparse_outer(slots.by_column(), codes.like(&slots.a), ones, sums, 1.0)?;
+                    slots.sum_tanh(q, codes.view(l), args, ones, t.quad.view_mut(), 1.0)?;
                 }
                 _ => return Err(mixed_up()),
             }
@@ -172,8 +165,7 @@ impl Clt {
             return Err(mixed_up());
         };
         let s = codes.view(l);
-        let (col_ptr, row, slot) = slots.sort_mut();
-        q.sort_by_column(s, col_ptr, row, slot)?;
+        slots.sort(q, s)?;
         for (target, w_d) in self.p.w_d.iter_mut().enumerate().skip(l) {
             let dy = dy[target].rows_view(0..*done);
             let out = if target == l { &mut slots.dcodes } else { &mut slots.a };
@@ -195,11 +187,7 @@ impl Clt {
             let factors = Factors { weight: penalty_weight, gain: quad_gain };
             let args = p.args(&factors, norms, 0..*done);
             let out = row_penalty.rows_mut(0..*done).slice_cols(l..l + 1);
-            q.penalty_sparse(s, args, Some(out), codes.like_mut(&mut slots.a))?;
-            // du·n
-            q.sparse_dot(s, norms.reshaped(self.p.s, 1), ones, codes.like_mut(&mut slots.b))?;
-            q.zip_in_place(MapKind::Mul, codes.like(&slots.b), 1.0, 0.0, codes.like_mut(&mut slots.a))?;
-            q.zip_in_place(MapKind::Add, codes.like(&slots.a), 1.0, 1.0, codes.like_mut(&mut slots.dcodes))?;
+            slots.penalise(q, s, args, ones, out, None)?;
         }
         encoder_grads(q, &mut self.p, codes, slots, l, x, ones)
     }
@@ -280,11 +268,10 @@ fn encoder_grads(
     x: View<'_>,
     ones: View<'_>,
 ) -> Result<()> {
-    let vals = codes.like(&slots.dcodes);
     let own = p.of(l);
-    q.sparse_outer(slots.by_column(), vals, x, grad(&mut p.w_e)?.rows_mut(own), 0.0)?;
+    slots.outer(q, codes.view(l), x, grad(&mut p.w_e)?.rows_mut(own), 0.0)?;
     let db = grad(&mut p.b_e)?.rows_mut(l..l + 1).reshaped(p.s, 1);
-    Ok(q.sparse_outer(slots.by_column(), vals, ones, db, 0.0)?)
+    slots.outer(q, codes.view(l), ones, db, 0.0)
 }
 
 /// Sums the parts and brings them to the host, in one transfer.

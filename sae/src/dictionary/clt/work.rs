@@ -3,7 +3,7 @@
 
 use crate::{
     Result,
-    dictionary::coder::Slots,
+    dictionary::slots::Slots,
     settings::{ActFn, DictionarySettings},
     training::{LossSettings, SparsityLoss},
 };

@@ -1,22 +1,11 @@
-//! Memory of sparse codes: the codes themselves, one value for each entry, and the entries grouped by column.
+//! Sparse codes of a batch, and windows on some of its rows.
 
 use crate::{Result, settings::ActFn};
-use lm_saes_runtime::{Arena, ByColumnView, DType, SparseView, Tensor, View, ViewMut};
+use lm_saes_runtime::{Arena, DType, SparseView, Tensor, View, ViewMut};
 use std::ops::Range;
 
 const F32: DType = DType::F32;
 const U32: DType = DType::U32;
-
-/// One value for each entry of sparse codes, and the entries grouped by column.
-pub(crate) struct Slots {
-    pub dcodes: Tensor,
-    pub a: Tensor,
-    pub b: Tensor,
-    pub c: Tensor,
-    col_ptr: Tensor,
-    row: Tensor,
-    slot: Tensor,
-}
 
 /// Sparse codes of up to `rows` rows: fixed k per row, or, for batchtopk, counts that vary.
 pub(crate) struct SparseCodes {
@@ -175,34 +164,5 @@ impl Window<'_> {
     pub fn like<'a>(&self, t: &'a Tensor) -> View<'a> {
         let (rows, cols) = self.shape();
         t.view().slice_cols(0..rows * cols).reshaped(rows, cols)
-    }
-
-    /// [`Window::like`], to write.
-    pub fn like_mut<'a>(&self, t: &'a mut Tensor) -> ViewMut<'a> {
-        let (rows, cols) = self.shape();
-        t.view_mut().slice_cols(0..rows * cols).reshaped(rows, cols)
-    }
-}
-
-impl Slots {
-    pub fn plan(arena: &mut Arena, n: usize, cap: usize) -> Result<Self> {
-        Ok(Self {
-            dcodes: arena.tensor("gradient of the codes", 1, cap, F32)?,
-            a: arena.tensor("per-entry values a", 1, cap, F32)?,
-            b: arena.tensor("per-entry values b", 1, cap, F32)?,
-            c: arena.tensor("per-entry values c", 1, cap, F32)?,
-            col_ptr: arena.tensor("column offsets", 1, n + 1, U32)?,
-            row: arena.tensor("rows by column", 1, cap, U32)?,
-            slot: arena.tensor("slots by column", 1, cap, U32)?,
-        })
-    }
-
-    /// The grouping, to write: column offsets, rows, slots.
-    pub fn sort_mut(&mut self) -> (&mut Tensor, &mut Tensor, &mut Tensor) {
-        (&mut self.col_ptr, &mut self.row, &mut self.slot)
-    }
-
-    pub fn by_column(&self) -> ByColumnView<'_> {
-        ByColumnView { col_ptr: self.col_ptr.view(), row: self.row.view(), slot: self.slot.view() }
     }
 }

@@ -1,9 +1,9 @@
 //! What tells one coder from another: how pre-activations come from inputs, and the gradients of that.
 
-use super::codes::{Slots, SparseCodes};
+use super::codes::SparseCodes;
 use crate::{
     Error, Result,
-    dictionary::{ModelAttention, Param, RandomInit, checkpoint::Buffer, no_attention},
+    dictionary::{ModelAttention, Param, RandomInit, checkpoint::Buffer, no_attention, slots::Slots},
 };
 use lm_saes_runtime::{Arena, Queue, RandomKind, Tensor, View, ViewMut};
 

@@ -79,8 +79,7 @@ impl Coder {
             return Err(mixed_up());
         };
         let Train { path: Path::Sparse(slots), .. } = &mut *t else { return Err(mixed_up()) };
-        let (col_ptr, row, slot) = slots.sort_mut();
-        q.sort_by_column(codes.view(), col_ptr, row, slot)?;
+        slots.sort(q, codes.view())?;
         mean_activity(q, t, codes, norms.view(), settings, l1)
     }
 

@@ -3,14 +3,8 @@
 //! so one decode in L parts gives all of them. What level m adds is part of every later ŷ, so its gradient is the sum of theirs,
 //! accumulated from the last level down.
 
-use super::{
-    Decoder,
-    codes::{Slots, SparseCodes},
-    grad,
-    loss::CACHED_ROWS,
-    work::blocks,
-};
-use crate::Result;
+use super::{Decoder, codes::SparseCodes, grad, loss::CACHED_ROWS, work::blocks};
+use crate::{Result, dictionary::slots::Slots};
 use lm_saes_runtime::{Arena, ByColumnView, DType, MapKind, Queue, ReduceKind, Tensor, View};
 
 /// Memory of the levels.
@@ -116,8 +110,7 @@ impl Levels {
         last: &Tensor,
     ) -> Result<()> {
         let (s, rows) = (codes.view(), codes.rows());
-        let (col_ptr, row, slot) = slots.sort_mut();
-        q.sort_by_column(s, col_ptr, row, slot)?;
+        slots.sort(q, s)?;
         for level in 0..=self.dy.len() {
             let columns = self.columns(level);
             let dy = self.dy.get(level).unwrap_or(last).rows_view(0..rows);
@@ -128,7 +121,7 @@ impl Levels {
             let part = codes.confined(&self.idx, columns.len());
             let w_d = p.w_d.value.rows_view(columns);
             if level == 0 {
-                q.sparse_dot(part, w_d, dy, codes.like_mut(&mut slots.dcodes))?;
+                slots.dot(q, part, w_d, dy)?;
                 continue;
             }
             let Slots { a, dcodes, .. } = &mut *slots;

@@ -19,7 +19,7 @@ mod target;
 mod unit;
 mod work;
 
-pub(crate) use codes::{Slots, SparseCodes};
+pub(crate) use codes::SparseCodes;
 pub(crate) use encoder::{Encoder, Parts as RandomParts, Side};
 pub(crate) use init::set_row_norms;
 pub(crate) use work::blocks;

@@ -3,18 +3,18 @@
 
 use super::{
     Coder, Decoder, Encoder,
-    codes::{Slots, SparseCodes, Window},
+    codes::{SparseCodes, Window},
     dead as dead_features, grad,
     loss::{self, Parts},
     work::{Aux, Path, Store, Train, Work, blocks, mixed_up},
 };
 use crate::{
     Result,
-    dictionary::{Coefficients, DeadFeatures, StepInput},
+    dictionary::{Coefficients, DeadFeatures, StepInput, slots::Slots},
     settings::ActFn,
     training::{LossSettings, SparsityLoss},
 };
-use lm_saes_runtime::{CompactArgs, MapKind, Queue, Rank, Select, Tensor, View};
+use lm_saes_runtime::{CompactArgs, Queue, Rank, Select, Tensor, View};
 
 /// Where pre-activations go, and how many rows of them at a time.
 struct Hidden<'a> {
@@ -201,10 +201,9 @@ pub(super) fn decoder_grads(
     beta: f32,
 ) -> Result<()> {
     let s = codes.view();
-    let (col_ptr, row, slot) = slots.sort_mut();
-    q.sort_by_column(s, col_ptr, row, slot)?;
+    slots.sort(q, s)?;
     q.sparse_outer(slots.by_column(), s.vals, dy, grad(&mut p.w_d)?, beta)?;
-    Ok(q.sparse_dot(s, &p.w_d.value, dy, codes.like_mut(&mut slots.dcodes))?)
+    slots.dot(q, s, p.w_d.value.view(), dy)
 }
 
 /// First pass of tanh-quad, over the codes of the batch, which are grouped by column already.
@@ -216,12 +215,10 @@ pub(super) fn mean_activity(
     settings: &LossSettings,
     l1: f32,
 ) -> Result<()> {
-    let (n, rows) = (norms.cols(), codes.all().rows().len());
+    let rows = codes.rows();
     let Train { path: Path::Sparse(slots), ones, quad, .. } = &mut *t else { return Err(mixed_up()) };
     let tanh = loss::tanh_value(settings, norms);
-    q.penalty_sparse(codes.view(), tanh, None, codes.like_mut(&mut slots.a))?;
-    let sums = quad.view_mut().reshaped(n, 1);
-    q.sparse_outer(slots.by_column(), codes.like(&slots.a), ones.rows_view(0..rows), sums, 0.0)?;
+    slots.sum_tanh(q, codes.view(), tanh, ones.rows_view(0..rows), quad.view_mut(), 0.0)?;
     loss::quad_gain(q, t, settings, l1, rows)
 }
 
@@ -234,19 +231,11 @@ pub(super) fn penalise(
     settings: &LossSettings,
     kind: SparsityLoss,
 ) -> Result<()> {
-    let (n, r) = (norms.cols(), codes.rows());
+    let r = codes.rows();
     let Train { path: Path::Sparse(slots), ones, dn, row_penalty, penalty_weight, quad_gain, .. } = t else {
         return Err(mixed_up());
     };
-    let Slots { a: du, b: n_at, c: product, dcodes, .. } = &mut *slots;
     let args = loss::penalty_args(settings, kind, norms, penalty_weight, quad_gain, r.clone());
-    let out = Some(row_penalty.rows_mut(r.clone()));
-    q.penalty_sparse(codes.view(), args, out, codes.like_mut(du))?;
     let ones = ones.rows_view(0..r.len());
-    q.sparse_dot(codes.view(), norms.reshaped(n, 1), ones, codes.like_mut(n_at))?;
-    q.zip(MapKind::Mul, codes.like(du), codes.view().vals, 1.0, 0.0, codes.like_mut(product))?;
-    q.zip_in_place(MapKind::Mul, codes.like(n_at), 1.0, 0.0, codes.like_mut(du))?;
-    q.zip_in_place(MapKind::Add, codes.like(du), 1.0, 1.0, codes.like_mut(dcodes))?;
-    let dn = dn.view_mut().reshaped(n, 1);
-    Ok(q.sparse_outer(slots.by_column(), codes.like(&slots.c), ones, dn, 1.0)?)
+    slots.penalise(q, codes.view(), args, ones, row_penalty.rows_mut(r), Some(dn.view_mut()))
 }

@@ -1,12 +1,9 @@
 //! Memory of a step, all of it planned in the trainer's arena: code buffers, blocks of pre-activations, gradients.
 
-use super::{
-    Encoder, Extras,
-    codes::{Slots, SparseCodes},
-    levels::Levels,
-};
+use super::{Encoder, Extras, codes::SparseCodes, levels::Levels};
 use crate::{
     Result,
+    dictionary::slots::Slots,
     settings::{ActFn, DictionarySettings},
     training::{LossSettings, SparsityLoss},
 };

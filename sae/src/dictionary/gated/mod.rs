@@ -10,9 +10,10 @@ pub use settings::GatedSettings;
 
 use super::{
     Param, RandomInit,
-    coder::{Encoder, RandomParts, Side, Slots, SparseCodes, set_row_norms},
+    coder::{Encoder, RandomParts, Side, SparseCodes, set_row_norms},
     grad, norms_of,
     settings::DictionarySettings,
+    slots::Slots,
 };
 use crate::{Error, Result};
 use lm_saes_runtime::{

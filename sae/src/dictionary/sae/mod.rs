@@ -9,9 +9,10 @@ pub(crate) use settings::check_centring;
 
 use super::{
     Param, RandomInit,
-    coder::{Encoder, RandomParts, Slots, SparseCodes, set_row_norms},
+    coder::{Encoder, RandomParts, SparseCodes, set_row_norms},
     grad, norms_of,
     settings::DictionarySettings,
+    slots::Slots,
 };
 use crate::Result;
 use lm_saes_runtime::{
@@ -239,11 +240,10 @@ fn outer(
     (w, b): (&mut Param, &mut Param),
     beta: f32,
 ) -> Result<()> {
-    let vals = codes.like(&slots.dcodes);
-    q.sparse_outer(slots.by_column(), vals, x, grad(w)?, beta)?;
+    slots.outer(q, codes.view(), x, grad(w)?.view_mut(), beta)?;
     let db = grad(b)?;
     let n = db.cols();
-    Ok(q.sparse_outer(slots.by_column(), vals, ones, db.view_mut().reshaped(n, 1), beta)?)
+    slots.outer(q, codes.view(), ones, db.view_mut().reshaped(n, 1), beta)
 }
 
 /// The factors a (into `slots.a`) and s (into `slots.b`) at each entry of `codes`; `slots.c` is overwritten.
