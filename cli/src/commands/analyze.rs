@@ -29,8 +29,9 @@ pub fn run(args: &Analyze, registry: &Registry) -> Result<()> {
         println!(
             "{:#}",
             json!({
-                "sae_name": report.key.name,
-                "sae_series": report.key.series,
+                "sae_name": report.keys[0].name,
+                "sae_names": report.keys.iter().map(|k| &k.name).collect::<Vec<_>>(),
+                "sae_series": report.keys[0].series,
                 "complete": report.complete,
                 "n_analyzed_tokens": report.n_analyzed_tokens,
                 "n_contexts": report.n_contexts,

@@ -113,8 +113,7 @@ impl<'a> Decoders<'a> {
                     let me = start + i;
                     let cosine = |f: usize| row[f] / (norms[me] * norms[f]);
                     let others = (0..s).filter(|&f| f != me && norms[f] > 0.0 && norms[me] > 0.0);
-                    let best = largest(others.map(|f| (cosine(f), f as u32)), n);
-                    best.into_iter().map(|(value, feature)| Related { feature, value }).collect()
+                    related(largest(others.map(|f| (cosine(f), f as u32)), n))
                 })
                 .collect();
             all.extend(found);
@@ -193,8 +192,13 @@ impl Ord for Worst {
     }
 }
 
+/// Values with the features they belong to.
+pub(super) fn related(values: Vec<(f32, u32)>) -> Vec<Related> {
+    values.into_iter().map(|(value, feature)| Related { feature, value }).collect()
+}
+
 /// The `n` largest, largest first, the lower index first among equals.
-fn largest(values: impl Iterator<Item = (f32, u32)>, n: usize) -> Vec<(f32, u32)> {
+pub(super) fn largest(values: impl Iterator<Item = (f32, u32)>, n: usize) -> Vec<(f32, u32)> {
     let mut heap: BinaryHeap<Worst> = BinaryHeap::with_capacity(n + 1);
     for (value, index) in values {
         if heap.len() < n {

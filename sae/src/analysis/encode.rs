@@ -12,6 +12,24 @@ use crate::{
 };
 use lm_saes_runtime::{Arena, DType, Queue, Tensor, View};
 
+/// The layers of features to look at: the one `given` or all, where the dictionary has several; otherwise one without a number.
+///
+/// # Errors
+/// A layer it does not have.
+pub fn layers_of(dictionary: &dyn Dictionary, given: Option<usize>) -> Result<Vec<Option<usize>>> {
+    let n = dictionary.hook_points_in().len();
+    match given {
+        _ if dictionary.layer_metrics().is_none() => Ok(vec![None]),
+        None => Ok((0..n).map(Some).collect()),
+        Some(layer) if layer < n => Ok(vec![given]),
+        Some(layer) => {
+            let what =
+                format!("is {layer}, but the layers of this dictionary are 0 to {}", n.saturating_sub(1));
+            Err(Error::setting("analyzer.clt_layer", what))
+        }
+    }
+}
+
 /// Room to encode batches of up to so many rows.
 pub struct Encoder {
     rows: usize,
@@ -56,12 +74,35 @@ impl Encoder {
         hook_points: &[String],
         batch: &mut Batch,
     ) -> Result<HostCodes> {
+        self.forward(q, dictionary, hook_points, batch)?;
+        self.combine(q, dictionary, self.layer)
+    }
+
+    /// The same of several layers, see [`layers_of`].
+    pub fn codes_of(
+        &mut self,
+        q: &mut Queue,
+        dictionary: &mut dyn Dictionary,
+        hook_points: &[String],
+        batch: &mut Batch,
+        layers: &[Option<usize>],
+    ) -> Result<Vec<HostCodes>> {
+        self.forward(q, dictionary, hook_points, batch)?;
+        layers.iter().map(|&layer| self.combine(q, dictionary, layer)).collect()
+    }
+
+    fn forward(
+        &mut self,
+        q: &mut Queue,
+        dictionary: &mut dyn Dictionary,
+        hook_points: &[String],
+        batch: &mut Batch,
+    ) -> Result<()> {
         let order = self.normalise(q, dictionary, hook_points, batch)?;
         let context = batch.contexts.map(|(_, len)| len);
         let inputs: Vec<View<'_>> = order.iter().map(|&at| batch.acts[at].view()).collect();
         let k = dictionary.settings().top_k();
-        dictionary.forward(q, &inputs, context, k)?;
-        self.combine(q, dictionary)
+        dictionary.forward(q, &inputs, context, k)
     }
 
     /// Where the activations of some features come from in a batch of one context: see [`Dictionary::z_patterns`].
@@ -118,7 +159,7 @@ impl Encoder {
         Ok(order)
     }
 
-    fn combine(&self, q: &mut Queue, dictionary: &dyn Dictionary) -> Result<HostCodes> {
+    fn combine(&self, q: &mut Queue, dictionary: &dyn Dictionary, layer: Option<usize>) -> Result<HostCodes> {
         let codes = dictionary.codes();
         if dictionary.averaged_heads() > 1 {
             let all: Vec<HostCodes> =
@@ -126,7 +167,7 @@ impl Encoder {
             return Ok(HostCodes::strongest(&all));
         }
         let n = codes.len();
-        let which = match (n, self.layer) {
+        let which = match (n, layer) {
             (1, _) => 0,
             (_, Some(layer)) if layer < n => layer,
             (_, given) => {

@@ -18,9 +18,11 @@ mod feature;
 mod histogram;
 mod partners;
 mod rules;
+mod transforms;
 
 pub use analyzer::{Analyzer, Seen};
 pub use codes::HostCodes;
 pub use directions::{Decoders, output_tokens};
-pub use encode::Encoder;
+pub use encode::{Encoder, layers_of};
 pub use rules::{NON_ACTIVATING, Rules, Sampler};
+pub use transforms::Transforms;

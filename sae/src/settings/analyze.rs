@@ -87,7 +87,7 @@ pub struct AnalyzerSettings {
     /// Contexts kept of each feature, by name. `non_activating` is always those in which it is silent, whatever its proportion.
     #[serde(default = "default_subsamples")]
     pub subsamples: BTreeMap<String, SubsampleSettings>,
-    /// Which layer of a cross-layer transcoder.
+    /// Which layer of a cross-layer transcoder; absent, all of them in one pass, each registered as a dictionary `NAME-L0`, ….
     #[serde(default)]
     pub clt_layer: Option<usize>,
     /// Ours: groups of equally many contexts by peak; 0 is none.

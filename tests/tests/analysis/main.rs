@@ -1,6 +1,10 @@
 //! Feature analysis against a slow count of everything, on data small enough to keep it all; then the same through batches,
 //! threads and a state that is saved and taken up again.
 
+mod brute;
+mod variants;
+
+use brute::{Data, Numbers, compare, peak, sampling};
 use lm_saes::{
     analysis::{Analyzer, Decoders, HostCodes, NON_ACTIVATING, Rules, Seen},
     lm::{Lm, Run, Tokens},
@@ -8,42 +12,26 @@ use lm_saes::{
     settings::{
         AnalyzerSettings, LanguageModelSettings, SubsampleSettings, TrainSettings, from_tree, load_analysis,
     },
-    store::{self, DictionaryKey, FeatureAnalysis, Sample, Sampling},
+    store::{self, DictionaryKey, Sample},
     training::Silent,
 };
-use lm_saes_runtime::{Queue, View};
-use lm_saes_tests::tiny;
+use lm_saes_runtime::View;
+use lm_saes_tests::{queue, tiny};
 use std::{collections::BTreeMap, path::Path};
 
 const D_SAE: usize = 24;
 const LEN: usize = 8;
 const PAD: u32 = 999;
 
-/// Numbers that look random and are the same everywhere.
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        self.0 >> 33
-    }
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-}
-
-/// Everything, kept.
-struct Data {
-    rows: Vec<Vec<(u32, f32)>>,
-    tokens: Vec<u32>,
-    mask: Vec<u8>,
+fn nothing() -> Data {
+    Data { d_sae: D_SAE, len: LEN, rows: Vec::new(), tokens: Vec::new(), mask: Vec::new() }
 }
 
 /// `contexts` contexts; feature 0 never fires, feature 1 always, feature 2 has negative activations; the last tokens of some
 /// contexts are padding, and one token does not count though features are active on it.
 fn data(contexts: usize) -> Data {
     let mut n = Numbers(7);
-    let mut d = Data { rows: Vec::new(), tokens: Vec::new(), mask: Vec::new() };
+    let mut d = nothing();
     for context in 0..contexts {
         let real = if context % 4 == 3 { LEN - 3 } else { LEN };
         for at in 0..LEN {
@@ -62,12 +50,17 @@ fn data(contexts: usize) -> Data {
     d
 }
 
-fn rules(n: usize, quantile_samples: usize) -> Rules {
+/// The samplings [`compare`] knows, of `n` contexts each.
+fn rules_of(n: usize) -> BTreeMap<String, SubsampleSettings> {
     let of = |proportion| SubsampleSettings { proportion, n_samples: n, max_length: None };
-    let mut s = AnalyzerSettings::of_tokens(1);
-    s.subsamples = [("top_activations", 1.0), ("subsampling_60%", 0.6), (NON_ACTIVATING, 0.3)]
+    [("top_activations", 1.0), ("subsampling_60%", 0.6), (NON_ACTIVATING, 0.3)]
         .map(|(name, p)| (name.to_string(), of(p)))
-        .into();
+        .into()
+}
+
+fn rules(n: usize, quantile_samples: usize) -> Rules {
+    let mut s = AnalyzerSettings::of_tokens(1);
+    s.subsamples = rules_of(n);
     (s.quantile_bins, s.quantile_samples) = (4, quantile_samples);
     s.n_coactivations = 5;
     Rules::new(&s)
@@ -89,119 +82,15 @@ fn analysed(d: &Data, rules: Rules, batch: usize) -> Analyzer {
     a
 }
 
-/// The activations of a feature by context.
-fn by_context(d: &Data, feature: u32) -> BTreeMap<u32, Vec<(u32, f32)>> {
-    let mut all: BTreeMap<u32, Vec<(u32, f32)>> = BTreeMap::new();
-    for (r, row) in d.rows.iter().enumerate().filter(|(r, _)| d.mask[*r] != 0) {
-        for &(_, v) in row.iter().filter(|e| e.0 == feature) {
-            all.entry((r / LEN) as u32).or_default().push(((r % LEN) as u32, v));
-        }
-    }
-    all
-}
-
-fn peak(acts: &[(u32, f32)]) -> f32 {
-    acts.iter().fold(0.0, |m, e| m.max(e.1.abs()))
-}
-
-fn sampling<'a>(f: &'a FeatureAnalysis, name: &str) -> &'a [Sample] {
-    &f.samplings.iter().find(|s| s.name == name).unwrap_or_else(|| panic!("no sampling {name}")).samples
-}
-
 #[test]
 fn every_statistic_is_what_a_slow_count_gives() {
     let d = data(60);
     // Room for every context, so that each rule has one right answer.
     let a = analysed(&d, rules(60, 15), 7);
-    assert_eq!(a.n_analyzed_tokens(), d.mask.iter().filter(|&&m| m == 1).count() as u64);
+    assert_eq!(a.n_analyzed_tokens(), d.counted());
     assert_eq!((a.n_tokens(), a.n_contexts(), a.alive()), (60 * LEN as u64, 60, D_SAE - 1));
     for feature in 0..D_SAE as u32 {
-        let f = a.feature(feature);
-        let truth = by_context(&d, feature);
-        let values: Vec<f32> = truth.values().flatten().map(|e| e.1.abs()).collect();
-        let max = values.iter().copied().fold(0.0, f32::max);
-        let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / values.len().max(1) as f64;
-        assert_eq!(f.act_times, values.len() as u64, "feature {feature}");
-        assert_eq!(f.max_act, max, "feature {feature}");
-        assert!((f64::from(f.mean_act) - mean).abs() < 1e-6 * mean.max(1.0), "feature {feature}");
-        assert_eq!(f.n_contexts, truth.len() as u64, "feature {feature}");
-        histogram_is_right(&f, &values);
-
-        let mut best: Vec<(&u32, &Vec<(u32, f32)>)> = truth.iter().collect();
-        best.sort_by(|x, y| peak(y.1).total_cmp(&peak(x.1)).then(x.0.cmp(y.0)));
-        let as_samples = |all: &[(&u32, &Vec<(u32, f32)>)]| -> Vec<Sample> {
-            let one = |(c, acts): &(&u32, &Vec<(u32, f32)>)| Sample {
-                context: **c,
-                acts: (*acts).clone(),
-                z_pattern: Vec::new(),
-            };
-            all.iter().map(one).collect()
-        };
-        assert_eq!(sampling(&f, "top_activations"), as_samples(&best), "feature {feature}");
-        let below: Vec<_> = best.iter().copied().filter(|e| peak(e.1) <= 0.6 * max).collect();
-        assert_eq!(sampling(&f, "subsampling_60%"), as_samples(&below), "feature {feature}");
-        let groups: Vec<Sampling> =
-            f.samplings.iter().filter(|s| s.name.starts_with("quantile")).cloned().collect();
-        assert_eq!(
-            groups.iter().map(|g| g.name.as_str()).collect::<Vec<_>>(),
-            ["quantile_75_100", "quantile_50_75", "quantile_25_50", "quantile_0_25"]
-        );
-        let drawn: Vec<Sample> = groups.iter().flat_map(|g| g.samples.clone()).collect();
-        assert_eq!(
-            drawn,
-            as_samples(&best),
-            "feature {feature}: the groups in order are all contexts by peak"
-        );
-        for g in &groups {
-            let share = best.len() as f64 / 4.0;
-            assert!(
-                (g.samples.len() as f64 - share).abs() < 1.0,
-                "{}: {} of {}",
-                g.name,
-                g.samples.len(),
-                best.len()
-            );
-        }
-        if feature > 0 {
-            let mut silent: Vec<u32> = sampling(&f, NON_ACTIVATING).iter().map(|s| s.context).collect();
-            silent.sort_unstable();
-            let truth: Vec<u32> = (0..60).filter(|c| !truth.contains_key(c)).collect();
-            assert_eq!(silent, truth, "feature {feature}");
-        }
-        coactivations_are_right(&f, &d, values.len());
-    }
-    assert!(
-        a.feature(0).samplings.iter().all(|s| s.samples.is_empty()),
-        "a feature that never fired has no samples"
-    );
-}
-
-fn histogram_is_right(f: &FeatureAnalysis, values: &[f32]) {
-    let h = &f.histogram;
-    assert_eq!(h.counts.iter().map(|&n| n as usize).sum::<usize>(), values.len(), "feature {}", f.index);
-    for (i, &n) in h.counts.iter().enumerate() {
-        let inside = |v: &&f32| (**v / h.width) as usize == i;
-        assert_eq!(values.iter().filter(inside).count(), n as usize, "feature {} bin {i}", f.index);
-    }
-    if let Some(&last) = h.counts.last() {
-        assert!(last > 0 && h.counts.len() > 16, "feature {}: {} bins", f.index, h.counts.len());
-    }
-}
-
-fn coactivations_are_right(f: &FeatureAnalysis, d: &Data, times: usize) {
-    let mut together = [0u32; D_SAE];
-    for (row, _) in d.rows.iter().zip(&d.mask).filter(|(_, m)| **m != 0) {
-        if row.iter().any(|e| e.0 == f.index) {
-            row.iter().filter(|e| e.0 != f.index).for_each(|e| together[e.0 as usize] += 1);
-        }
-    }
-    let mut all: Vec<(u32, u32)> =
-        (0..D_SAE as u32).map(|g| (together[g as usize], g)).filter(|p| p.0 > 0).collect();
-    all.sort_by_key(|&(n, g)| (std::cmp::Reverse(n), g));
-    assert_eq!(f.coactivations.len(), all.len().min(5), "feature {}", f.index);
-    for (got, (n, g)) in f.coactivations.iter().zip(all) {
-        assert_eq!(got.feature, g, "feature {}", f.index);
-        assert!((got.value - n as f32 / times as f32).abs() < 1e-6, "feature {} with {g}", f.index);
+        compare(&a.feature(feature), &d, "made up");
     }
 }
 
@@ -210,7 +99,7 @@ fn few_samples_keep_to_their_rules() {
     let d = data(400);
     let a = analysed(&d, rules(5, 3), 16);
     for feature in 1..D_SAE as u32 {
-        let (f, truth) = (a.feature(feature), by_context(&d, feature));
+        let (f, truth) = (a.feature(feature), d.by_context(feature));
         let max = truth.values().map(|acts| peak(acts)).fold(0.0, f32::max);
         for s in f.samplings.iter().filter(|s| s.name != NON_ACTIVATING).flat_map(|s| &s.samples) {
             assert_eq!(truth[&s.context], s.acts, "a sample has all activations of its context");
@@ -243,7 +132,7 @@ fn few_samples_keep_to_their_rules() {
 /// The reference system compares with the maximum so far: what came before the maximum is lost to it.
 #[test]
 fn a_maximum_that_comes_late_does_not_cost_earlier_samples() {
-    let mut d = Data { rows: Vec::new(), tokens: Vec::new(), mask: Vec::new() };
+    let mut d = nothing();
     for context in 0..20 {
         let value = if context == 19 { 100.0 } else { 50.0 - context as f32 };
         for at in 0..LEN {
@@ -286,7 +175,8 @@ fn threads_do_not_matter_and_a_saved_state_goes_on_exactly() {
 
 #[test]
 fn activations_that_are_not_finite_are_refused() {
-    let d = Data { rows: vec![vec![(3, f32::NAN)]; LEN], tokens: vec![41; LEN], mask: vec![1; LEN] };
+    let rows = vec![vec![(3, f32::NAN)]; LEN];
+    let d = Data { rows, tokens: vec![41; LEN], mask: vec![1; LEN], ..nothing() };
     let codes = HostCodes::collect(d.rows.iter().map(|r| r.iter().copied()));
     let seen = Seen { codes: &codes, tokens: &d.tokens, mask: &d.mask, len: LEN, pad: PAD };
     let e = Analyzer::new(D_SAE, rules(1, 1)).add(&seen).unwrap_err().to_string();
@@ -298,10 +188,6 @@ fn the_strongest_of_several_heads_counts() {
     let head = |e: &[(u32, f32)]| HostCodes::collect([e.to_vec()].into_iter());
     let both = HostCodes::strongest(&[head(&[(1, 2.0), (5, 1.0)]), head(&[(1, -3.0), (2, 0.5)])]);
     assert_eq!(both.row(0), [(1, -3.0), (2, 0.5), (5, 1.0)]);
-}
-
-fn queue() -> Queue {
-    Queue::new(&lm_saes_backends::registry().open("cpu").unwrap()).unwrap()
 }
 
 #[test]
