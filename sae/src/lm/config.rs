@@ -26,6 +26,11 @@ impl<'a> Config<'a> {
         self.json.get(key).filter(|v| !v.is_null())
     }
 
+    /// Whether the key is there.
+    pub fn has(&self, key: &str) -> bool {
+        self.get(key).is_some()
+    }
+
     /// An error about a key.
     pub fn error(&self, key: &str, what: impl std::fmt::Display) -> Error {
         Error::format(self.path, format!("key {key}: {what}"))
@@ -120,6 +125,13 @@ impl<'a> Config<'a> {
             None => RotaryScaling::None,
         };
         Ok(Rotary { dim, base, scaling, adjacent: false })
+    }
+
+    /// Share of each head's coordinates that turn; newer files have it beside the other rotary parameters.
+    pub fn partial_rotary(&self, default: f64) -> Result<f64> {
+        let nested = self.get("rope_parameters").map(|json| Config { path: self.path, json });
+        let inner = nested.map_or(Ok(default), |c| c.number_or("partial_rotary_factor", default))?;
+        self.number_or("partial_rotary_factor", inner)
     }
 
     fn scaling(&self) -> Result<RotaryScaling> {

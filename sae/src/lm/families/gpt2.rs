@@ -32,7 +32,8 @@ pub(super) const LAYOUT: Layout = Layout {
 
 pub(super) const FAMILY: Family = Family { model_types: &["gpt2"], layout: LAYOUT, read };
 
-fn read(c: &Config<'_>) -> Result<Architecture> {
+/// Sizes, norm and activation under the names that GPT-2 gave them.
+pub(super) fn sizes(c: &Config<'_>) -> Result<Architecture> {
     let (d_model, n_heads) = (c.size("n_embd")?, c.size("n_head")?);
     let mut a = Architecture::new(d_model, c.size("n_layer")?, n_heads, d_model / n_heads);
     a.d_mlp = c.size_or_none("n_inner")?.unwrap_or(4 * d_model);
@@ -40,6 +41,11 @@ fn read(c: &Config<'_>) -> Result<Architecture> {
     a.n_ctx = c.size("n_positions")?;
     a.norm_eps = c.number_or("layer_norm_epsilon", 1e-5)? as f32;
     a.activation = c.activation("activation_function")?;
+    Ok(a)
+}
+
+fn read(c: &Config<'_>) -> Result<Architecture> {
+    let mut a = sizes(c)?;
     a.biases = Biases::BLOCKS;
     a.tied = c.flag_or("tie_word_embeddings", true)?;
     if !c.flag_or("scale_attn_weights", true)? {

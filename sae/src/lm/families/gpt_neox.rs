@@ -45,7 +45,7 @@ fn read(c: &Config<'_>) -> Result<Architecture> {
     a.biases = Biases { qkv: attention, o: attention, ..Biases::BLOCKS };
     let share = match c.number_or_none("rotary_pct")? {
         Some(share) => share,
-        None => c.number_or("partial_rotary_factor", 0.25)?,
+        None => c.partial_rotary(0.25)?,
     };
     let dim = (a.d_head as f64 * share) as usize;
     let base = c.number_or("rotary_emb_base", 10_000.0)?;

@@ -1,15 +1,18 @@
 //! Model families. A family is one short file: how its `config.json` becomes an [`Architecture`], and what its tensors are
 //! called. To add one, write the file and name it in [`FAMILIES`].
 
+mod falcon;
 mod gemma;
 mod gpt2;
 mod gpt_neo;
 mod gpt_neox;
+mod gptj;
 mod llama;
 mod mistral;
 mod olmo2;
 mod phi;
 mod qwen;
+mod stablelm;
 
 use super::{architecture::Architecture, config::Config};
 use crate::{Error, Result};
@@ -77,6 +80,9 @@ pub const FAMILIES: &[&Family] = &[
     &gemma::GEMMA3,
     &phi::FAMILY,
     &olmo2::FAMILY,
+    &stablelm::FAMILY,
+    &gptj::FAMILY,
+    &falcon::FAMILY,
 ];
 
 /// The family that a configuration names.

@@ -33,7 +33,7 @@ fn read(c: &Config<'_>) -> Result<Architecture> {
     if c.flag_or("qk_layernorm", false)? {
         return Err(c.error("qk_layernorm", "true is not supported for phi"));
     }
-    let dim = (a.d_head as f64 * c.number_or("partial_rotary_factor", 0.5)?) as usize;
+    let dim = (a.d_head as f64 * c.partial_rotary(0.5)?) as usize;
     a.positions = Positions::Rotary(vec![c.rotary(dim, 10_000.0)?]);
     Ok(a)
 }
