@@ -128,6 +128,43 @@ impl<'a> Decoders<'a> {
     }
 }
 
+/// What the heads' decoder vectors of one feature have in common (VARIANTS §7), from their inner products `[H·H]`.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadRelations<'a> {
+    inner: &'a [f32],
+    heads: usize,
+}
+
+impl<'a> HeadRelations<'a> {
+    /// From a row of [`Decoders::inner_products`].
+    pub fn of(inner: &'a [f32]) -> Self {
+        Self { inner, heads: inner.len().isqrt() }
+    }
+
+    /// Norm of each head's vector, `[H]`.
+    pub fn norms(&self) -> Vec<f32> {
+        (0..self.heads).map(|h| self.inner[h * self.heads + h].sqrt()).collect()
+    }
+
+    /// The share of each head in the norms of all, `[H]`: 1/H everywhere for a feature that lives in all heads alike, 1 for the
+    /// only head it lives in. All 0 for a feature without decoder.
+    pub fn relative_norms(&self) -> Vec<f32> {
+        let norms = self.norms();
+        let sum: f32 = norms.iter().sum();
+        norms.iter().map(|n| if sum > 0.0 { n / sum } else { 0.0 }).collect()
+    }
+
+    /// Cosines between the heads' vectors, `[H·H]` row by row; 0 where a vector is 0.
+    pub fn cosines(&self) -> Vec<f32> {
+        let norms = self.norms();
+        let cosine = |at: usize| {
+            let size = norms[at / self.heads] * norms[at % self.heads];
+            if size > 0.0 { self.inner[at] / size } else { 0.0 }
+        };
+        (0..self.inner.len()).map(cosine).collect()
+    }
+}
+
 /// The `k` output tokens with the largest and the smallest logit of each feature: `unembed(ln_final(vector))`, added up over the
 /// target layers of a cross-layer transcoder (ANALYSIS §4).
 ///
@@ -213,7 +250,18 @@ pub(super) fn largest(values: impl Iterator<Item = (f32, u32)>, n: usize) -> Vec
 
 #[cfg(test)]
 mod tests {
-    use super::largest;
+    use super::{HeadRelations, largest};
+
+    #[test]
+    fn heads_of_a_feature_are_compared_by_norm_share_and_cosine() {
+        // (3, 4), (0, 5) and nothing.
+        let inner = [25.0, 20.0, 0.0, 20.0, 25.0, 0.0, 0.0, 0.0, 0.0];
+        let heads = HeadRelations::of(&inner);
+        assert_eq!(heads.norms(), [5.0, 5.0, 0.0]);
+        assert_eq!(heads.relative_norms(), [0.5, 0.5, 0.0]);
+        assert_eq!(heads.cosines(), [1.0, 0.8, 0.0, 0.8, 1.0, 0.0, 0.0, 0.0, 0.0]);
+        assert_eq!(HeadRelations::of(&[0.0; 4]).relative_norms(), [0.0, 0.0]);
+    }
 
     #[test]
     fn the_largest_come_in_order_and_ties_go_to_the_lower_index() {

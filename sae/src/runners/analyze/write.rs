@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     Result,
-    analysis::{Analyzer, Decoders, Transforms, output_tokens},
+    analysis::{Analyzer, Decoders, HeadRelations, Transforms, output_tokens},
     dictionary::Dictionary,
     lm::Tokenizer,
     runners::workbench::Workbench,
@@ -92,15 +92,10 @@ impl Directions {
         f.neighbours = self.neighbours.get_mut(i).map(std::mem::take).unwrap_or_default();
         f.logits = self.logits.get_mut(i).map(std::mem::take);
         let Some(inner) = self.inner.get_mut(i).map(std::mem::take) else { return };
-        let n = inner.len().isqrt();
-        f.decoder_norms = (0..n).map(|h| inner[h * n + h].sqrt()).collect();
+        let heads = HeadRelations::of(&inner);
+        f.decoder_norms = heads.norms();
         if self.heads {
-            let norms = &f.decoder_norms;
-            let cosine = |at: usize| {
-                let size = norms[at / n] * norms[at % n];
-                if size > 0.0 { inner[at] / size } else { 0.0 }
-            };
-            f.decoder_similarities = (0..n * n).map(cosine).collect();
+            f.decoder_similarities = heads.cosines();
             f.decoder_inner_products = inner;
         }
     }
