@@ -4,7 +4,7 @@ use lm_saes::{
     Error, Result,
     activations::Batch,
     dictionary::{Dictionary, build},
-    settings::{DictionarySettings, InitializerSettings, TrainerSettings, from_tree},
+    settings::{ActFn, DictionarySettings, InitializerSettings, TrainerSettings, from_tree},
     training::{
         BatchSource, Ended, Fit, Observer, Progress, Replay, Silent, Trainer, initialise, resume_point,
         schedules::Schedules,
@@ -139,11 +139,10 @@ fn run(
 }
 
 fn bits(q: &mut Queue, dictionary: &dyn Dictionary) -> Vec<Vec<u32>> {
-    let params = dictionary.params();
-    params
-        .iter()
-        .map(|p| q.download::<f32>(&p.value).unwrap().iter().map(|v| v.to_bits()).collect())
-        .collect()
+    let running = dictionary.running_thresholds().values().unwrap_or_default().to_vec();
+    assert_eq!(running.len(), usize::from(dictionary.settings().act_fn() == ActFn::BatchTopK));
+    let params = dictionary.params().into_iter().map(|p| q.download::<f32>(&p.value).unwrap());
+    params.chain([running]).map(|values| values.iter().map(|v| v.to_bits()).collect()).collect()
 }
 
 fn same_bits_after_stopping(act_fn: &str, more: Value) {

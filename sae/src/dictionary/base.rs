@@ -1,7 +1,11 @@
-//! What every dictionary holds: its settings, and the average norms of the activations it was made for.
+//! What every dictionary holds: its settings, the average norms of the activations it was made for, and what selections over
+//! the batch let through.
 
-use super::settings::DictionarySettings;
-use crate::{Error, Result, settings::NormActivation};
+use super::{RunningThresholds, settings::DictionarySettings};
+use crate::{
+    Error, Result,
+    settings::{ActFn, NormActivation},
+};
 use lm_saes_runtime::View;
 use std::collections::BTreeMap;
 
@@ -11,12 +15,25 @@ pub struct Base {
     pub settings: DictionarySettings,
     /// Average activation norm by hook point, for dataset-wise normalisation.
     pub norms: BTreeMap<String, f32>,
+    /// What selections over the batch let through in training.
+    pub running: RunningThresholds,
 }
 
 impl Base {
-    /// No norms are known yet.
-    pub(super) fn new(settings: &DictionarySettings) -> Self {
-        Self { settings: settings.clone(), norms: BTreeMap::new() }
+    /// No norms are known yet. `layers` select on their own.
+    pub(super) fn new(settings: &DictionarySettings, layers: usize) -> Self {
+        let running = RunningThresholds::of(settings, layers);
+        Self { settings: settings.clone(), norms: BTreeMap::new(), running }
+    }
+
+    /// What a plan is made for: the settings, but at inference with running thresholds those of a JumpReLU.
+    pub(super) fn planned(&mut self, training: bool) -> DictionarySettings {
+        self.running.plan(&self.settings, training)
+    }
+
+    /// The activation function of the present plan.
+    pub(super) fn planned_act_fn(&self) -> ActFn {
+        self.running.act_fn(&self.settings)
     }
 
     /// The one view of width d that a dictionary of one hook point is given.

@@ -13,7 +13,7 @@ use crate::{
 };
 use lm_saes_runtime::Queue;
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
@@ -28,6 +28,8 @@ pub const WEIGHTS: &str = "sae_weights.safetensors";
 const WEIGHT_FILES: [&str; 3] = [WEIGHTS, "checkpoints/pruned.safetensors", "checkpoints/final.safetensors"];
 /// Prefix of the average-norm scalars; hook points contain dots, so only the first one separates.
 const NORM: &str = "dataset_average_activation_norm.";
+/// Where the weights' metadata keep the running thresholds. Not among the tensors: strict readers refuse one they do not know.
+const RUNNING_THRESHOLDS: &str = "lm_saes.running_threshold";
 /// Key of this project's own entries in `config.json`, and the prefix of those in the weights' metadata.
 const OURS: &str = "lm_saes";
 
@@ -80,19 +82,14 @@ pub fn save(
     if let Some(Value::Object(ours)) = config.get_mut(OURS) {
         ours.insert("save".into(), Value::String(mark.clone()));
     }
-    let metadata = [
-        ("version", env!("CARGO_PKG_VERSION").to_string()),
-        ("lm_saes.save", mark),
-        ("lm_saes.config", config.to_string()),
-    ];
-    write(q, dictionary, &dir.join(WEIGHTS), dtype, &metadata)?;
+    let own = [("lm_saes.save", mark), ("lm_saes.config", config.to_string())];
+    write(q, dictionary, &dir.join(WEIGHTS), dtype, own.into())?;
     write_json(&dir.join(CONFIG), &config)
 }
 
 /// Saves weights and average norms only, as the periodic snapshots of training do.
 pub fn save_weights(q: &mut Queue, dictionary: &dyn Dictionary, file: &Path, dtype: DTypeName) -> Result<()> {
-    let metadata = [("version", env!("CARGO_PKG_VERSION").to_string())];
-    write(q, dictionary, file, dtype, &metadata)
+    write(q, dictionary, file, dtype, Vec::new())
 }
 
 /// Loads from a directory, or from a weights file with its `config.json` beside it.
@@ -188,7 +185,12 @@ fn mark(q: &mut Queue, dictionary: &dyn Dictionary, config: &Value) -> Result<St
         q.download::<f32>(&p.value)?.iter().for_each(|v| eat(v.to_bits()));
     }
     dictionary.norms().values().for_each(|v| eat(v.to_bits()));
+    running(dictionary).into_iter().flatten().for_each(|v| eat(v.to_bits()));
     Ok(format!("{hash:016x}"))
+}
+
+fn running(dictionary: &dyn Dictionary) -> Option<&[f32]> {
+    dictionary.running_thresholds().values()
 }
 
 /// Weights, then norms, one tensor in host memory at a time.
@@ -197,8 +199,10 @@ fn write(
     dictionary: &dyn Dictionary,
     file: &Path,
     dtype: DTypeName,
-    metadata: &[(&str, String)],
+    mut metadata: Vec<(&str, String)>,
 ) -> Result<()> {
+    metadata.insert(0, ("version", env!("CARGO_PKG_VERSION").to_string()));
+    metadata.extend(running(dictionary).map(|values| (RUNNING_THRESHOLDS, json!(values).to_string())));
     let (params, norms) = (dictionary.params(), dictionary.norms());
     let mut slots: Vec<_> = params.iter().map(|p| Slot::new(&*p.name, &*p.shape)).collect();
     let scalars = norms.iter().map(|(hook_point, norm)| Buffer {
@@ -209,7 +213,7 @@ fn write(
     let (booleans, floats): (Vec<_>, Vec<_>) = dictionary.buffers().into_iter().partition(|b| b.slot.boolean);
     let constants: Vec<Buffer> = floats.into_iter().chain(scalars).chain(booleans).collect();
     slots.extend(constants.iter().map(|b| b.slot.clone()));
-    tensorfile::write_with(file, &slots, dtype.precision(), metadata, |i| {
+    tensorfile::write_with(file, &slots, dtype.precision(), &metadata, |i| {
         let Some(p) = params.get(i) else { return Ok(Cow::Borrowed(&constants[i - params.len()].values)) };
         let values: Vec<f32> = q.download(&p.value)?;
         Ok(Cow::Owned(p.to_stored(&values).into_owned()))
@@ -242,7 +246,22 @@ fn read_into(
         }
     }
     dictionary.set_norms(norms);
-    Ok(())
+    read_running_thresholds(dictionary, weights)
+}
+
+/// Those of a file that has none are unknown: the dictionary then selects by the batch.
+fn read_running_thresholds(dictionary: &mut dyn Dictionary, weights: &TensorFile) -> Result<()> {
+    let stored = weights.metadata().remove(RUNNING_THRESHOLDS);
+    let values = stored.as_ref().map(|text| serde_json::from_str(text)).transpose();
+    let fit = values.is_ok_and(|values| dictionary.running_thresholds_mut().set(values));
+    if fit {
+        return Ok(());
+    }
+    let what = format!(
+        "{RUNNING_THRESHOLDS} in the metadata is no list of thresholds of this dictionary: {}",
+        stored.unwrap_or_default()
+    );
+    Err(Error::format(weights.path(), what))
 }
 
 fn check_names(file: &Path, stored: &[String], expected: &BTreeSet<String>) -> Result<()> {

@@ -3,7 +3,7 @@
 //!   f_j = h where selected by h·n_j (or h), else 0
 //! and every loss a mean over heads. How h, the norms and the reconstructions come about is the variant's.
 
-use super::{Codes, Coefficients, LossTerms, Param, StepInput, grad};
+use super::{Codes, Coefficients, LossTerms, Param, RunningThresholds, StepInput, grad};
 use crate::{
     Error, Result,
     settings::{ActFn, DictionarySettings},
@@ -156,6 +156,22 @@ impl Heads {
             q.map(MapKind::Exp, &log.value, 0.0, 0.0, theta)?;
         }
         Ok(())
+    }
+
+    /// The gate's threshold of this pass, where it is the running threshold of a selection over the batch.
+    pub fn set_threshold(&mut self, q: &mut Queue, running: &RunningThresholds) -> Result<()> {
+        if let (Some(limit), Some(theta)) = (running.in_force(0), &mut self.theta) {
+            q.fill(theta, limit)?;
+        }
+        Ok(())
+    }
+
+    /// The limit of the last selection over the batch, `[1, 2]`.
+    pub fn limit(&self) -> Option<&Tensor> {
+        match &self.select {
+            Selection::Batch(_, _, limit) => Some(limit),
+            _ => None,
+        }
     }
 
     /// Rows of the last pass.

@@ -18,6 +18,7 @@ mod sae;
 pub mod settings;
 mod slots;
 mod subspace;
+mod threshold;
 pub mod variants;
 
 pub use base::Base;
@@ -30,6 +31,7 @@ pub use matryoshka::MatryoshkaSettings;
 pub use molt::{MoltSettings, Rank};
 pub use param::{Param, ParamGroup};
 pub use sae::SaeSettings;
+pub use threshold::RunningThresholds;
 
 use crate::{Error, Result, training::SparsityLoss};
 use lm_saes_runtime::{Arena, DType, MapKind, Queue, ReduceKind, SparseView, Tensor, View, ViewMut};
@@ -131,6 +133,15 @@ pub trait Dictionary: Initialise + Send {
     /// Sets the average norms.
     fn set_norms(&mut self, norms: BTreeMap<String, f32>) {
         self.base_mut().norms = norms;
+    }
+    /// What selections over the batch let through in training; with it [`Dictionary::forward`] on a plan without a loss does not
+    /// depend on the batch.
+    fn running_thresholds(&self) -> &RunningThresholds {
+        &self.base().running
+    }
+    /// The same, to set.
+    fn running_thresholds_mut(&mut self) -> &mut RunningThresholds {
+        &mut self.base_mut().running
     }
     /// All trainable tensors in checkpoint order.
     fn params(&self) -> Vec<&Param>;

@@ -135,6 +135,10 @@ pub struct CommonSettings {
     /// Full width of the straight-through window of a JumpReLU threshold.
     #[serde(default = "two")]
     pub jumprelu_threshold_window: f32,
+    /// Ours: batchtopk and batchlayertopk select by the batch at inference too, as the reference system does, although training
+    /// left a threshold.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub batch_selection_at_inference: bool,
     /// Load this checkpoint, with its own settings, instead of initialising.
     #[serde(default, skip_serializing)]
     pub sae_pretrained_name_or_path: Option<String>,
@@ -151,6 +155,9 @@ pub struct CommonSettings {
 
 fn yes() -> bool {
     true
+}
+fn is_off(flag: &bool) -> bool {
+    !flag
 }
 fn relu() -> ActFn {
     ActFn::Relu
@@ -332,6 +339,9 @@ pub struct PretrainedSettings {
     /// Precision of written weights.
     #[serde(default)]
     pub dtype: DTypeName,
+    /// Ours: whether batchtopk selects by the batch although a running threshold is stored; absent, the checkpoint decides.
+    #[serde(default)]
+    pub batch_selection_at_inference: Option<bool>,
 }
 
 /// The value of `sae` in a runner's settings.

@@ -255,6 +255,7 @@ pub(super) fn dictionary(q: &mut Queue, settings: &TrainSettings) -> Result<(Box
                     strict_loading: s.strict_loading(),
                     device: String::new(),
                     dtype: s.dtype(),
+                    batch_selection_at_inference: None,
                 };
                 Ok((load_pretrained(q, &p, false)?.dictionary, false))
             }

@@ -152,7 +152,11 @@ pub(super) fn load_pretrained(
     fold: bool,
 ) -> Result<checkpoint::Loaded> {
     let options = checkpoint::LoadOptions { strict: s.strict_loading, fold };
-    checkpoint::load(q, &s.pretrained_name_or_path, options)
+    let mut loaded = checkpoint::load(q, &s.pretrained_name_or_path, options)?;
+    if let Some(by_batch) = s.batch_selection_at_inference {
+        loaded.dictionary.running_thresholds_mut().select_by_batch(by_batch);
+    }
+    Ok(loaded)
 }
 
 /// Where the model is on disk: the path given, the name as a path, or the local cache of the Hugging Face hub.

@@ -23,6 +23,10 @@ impl Clt {
         for l in 0..self.p.layers {
             self.fold_layer(q, l, &norms, (a[l], &b))?;
         }
+        // What is ranked changes only where c = 1/a of each layer.
+        if act_fn == ActFn::BatchTopK && !gated {
+            self.base.running.scale(&a.iter().map(|a| 1.0 / a).collect::<Vec<_>>());
+        }
         for (b_d, b) in self.p.b_d.iter_mut().zip(&b) {
             q.map_in_place(MapKind::Affine, 1.0 / b, 0.0, &mut b_d.value)?;
         }

@@ -20,7 +20,7 @@ impl Clt {
         if let Store::Sparse(codes) = &mut self.work.codes {
             codes.set(x[0].rows(), k);
         }
-        match self.base.settings.act_fn() {
+        match self.base.planned_act_fn() {
             ActFn::TopK => self.encode_topk(q, x),
             ActFn::BatchTopK => self.encode_batchtopk(q, x),
             ActFn::LayerTopK | ActFn::BatchLayerTopK => self.encode_joint(q, x),
@@ -56,9 +56,9 @@ impl Clt {
             hidden(q, &self.p, l, *x, h.reborrow())?;
             let scale = gated.then(|| norms.view().slice_cols(self.p.of(l)));
             let select = Select { scale, mask: None };
-            let (vals, idx, ptr, thr) = codes.ragged_mut(Some(l))?;
-            q.threshold(h.as_view(), select, budget, &mut *thr)?;
-            let rule = CompactArgs { select, theta: None, thr: Some(thr.view()) };
+            let (vals, idx, ptr, mut thr) = codes.ragged_mut(Some(l))?;
+            q.threshold(h.as_view(), select, budget, thr.reborrow())?;
+            let rule = CompactArgs { select, theta: None, thr: Some(thr.as_view()) };
             q.compact(h.as_view(), rule, vals, idx, ptr)?;
         }
         Ok(())
@@ -85,9 +85,9 @@ impl Clt {
                 q.topk(h.as_view(), select, vals, idx)?;
             } else {
                 let budget = codes.len();
-                let (vals, idx, ptr, thr) = codes.ragged_mut(None)?;
-                q.threshold(h.as_view(), select, budget, &mut *thr)?;
-                let rule = CompactArgs { select, theta: None, thr: Some(thr.view()) };
+                let (vals, idx, ptr, mut thr) = codes.ragged_mut(None)?;
+                q.threshold(h.as_view(), select, budget, thr.reborrow())?;
+                let rule = CompactArgs { select, theta: None, thr: Some(thr.as_view()) };
                 q.compact(h.as_view(), rule, vals, idx, ptr)?;
             }
         }

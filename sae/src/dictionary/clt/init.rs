@@ -23,6 +23,7 @@ impl Initialise for Clt {
         let (layers, d) = (self.p.layers, self.base.settings.d_model());
         let largest = self.p.w_d.iter().map(|w| w.value.len()).max().unwrap_or(0).max(self.p.w_e.value.len());
         let mut parts = RandomParts::new(largest);
+        self.base.running.set(None);
         let encoder = 1.0 / (self.p.s as f32).sqrt();
         let decoder = 1.0 / ((layers * d) as f32).sqrt();
         let uniform = RandomKind::Uniform;

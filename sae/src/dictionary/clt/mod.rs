@@ -87,12 +87,12 @@ impl Clt {
                 _ => None,
             },
         };
-        Ok(Self { base: Base::new(settings), own: own.clone(), p, work })
+        Ok(Self { base: Base::new(settings, layers), own: own.clone(), p, work })
     }
 
     /// Checks a pass against the plan and prepares norms and thresholds.
     fn begin(&mut self, q: &mut Queue, rows: usize, k: usize, training: bool, norms: bool) -> Result<()> {
-        let (w, act_fn) = (&mut self.work, self.base.settings.act_fn());
+        let (w, act_fn) = (&mut self.work, self.base.planned_act_fn());
         let enough = (1..=w.rows).contains(&rows) && (!act_fn.has_k() || k <= w.max_k);
         if !enough || (training && w.train.is_none()) {
             let trained = if w.train.is_some() { " of training" } else { "" };
@@ -108,6 +108,11 @@ impl Clt {
         }
         if let (Some(log_theta), Some(theta)) = (&self.p.log_theta, &mut w.theta) {
             q.map(MapKind::Exp, &log_theta.value, 0.0, 0.0, theta)?;
+        } else if let Some(theta) = &mut w.theta {
+            for l in 0..self.p.layers {
+                let limit = self.base.running.in_force(l).ok_or_else(work::mixed_up)?;
+                q.fill(theta.rows_mut(l..l + 1), limit)?;
+            }
         }
         Ok(())
     }
@@ -186,7 +191,8 @@ impl Dictionary for Clt {
         for p in self.params_mut() {
             p.plan_grad(arena, loss.is_some())?;
         }
-        self.work = Work::plan(arena, &self.base.settings, self.p.layers, rows, max_k, loss)?;
+        let planned = self.base.planned(loss.is_some());
+        self.work = Work::plan(arena, &planned, self.p.layers, rows, max_k, loss)?;
         Ok(())
     }
 
@@ -212,6 +218,11 @@ impl Dictionary for Clt {
         let k = self.clamp_k(c.k);
         self.begin(q, input.inputs[0].rows(), k, true, settings.sparsity.is_some())?;
         self.encode(q, &input.inputs, k)?;
+        if let work::Store::Sparse(codes) = &self.work.codes
+            && let Some(limits) = codes.limits()
+        {
+            self.base.running.observe(q, limits)?;
+        }
         self.decode(q)?;
         self.backward(q, input, settings, c.l1)
     }

@@ -53,7 +53,7 @@ pub(super) struct LayerCodes {
     ptr: Vec<Tensor>,
     /// Where layers compete: the selection over `L·S` columns that the layers' codes are parts of, its values and columns.
     joint: Option<(Tensor, Tensor)>,
-    /// Selection threshold `[1, 2]` of the batch forms.
+    /// Selection thresholds of the batch forms, `[1, 2]` for each row offsets.
     thr: Option<Tensor>,
     /// `[S, 1]` and `[rows, 1]`, where layers compete: what marks the filled slots of a layer.
     ones: Option<(Tensor, Tensor)>,
@@ -190,7 +190,7 @@ impl LayerCodes {
             ptr,
             joint: of_all,
             thr: match spans_batch(act_fn) {
-                true => Some(arena.tensor("selection threshold", 1, 2, U32)?),
+                true => Some(arena.tensor("selection thresholds", offsets, 2, U32)?),
                 false => None,
             },
             ones: match joint(act_fn) {
@@ -258,20 +258,26 @@ impl LayerCodes {
     pub fn ragged_mut(
         &mut self,
         l: Option<usize>,
-    ) -> Result<(ViewMut<'_>, ViewMut<'_>, ViewMut<'_>, &mut Tensor)> {
+    ) -> Result<(ViewMut<'_>, ViewMut<'_>, ViewMut<'_>, ViewMut<'_>)> {
         let (rows, len) = (self.rows, self.len());
         let (vals, idx) = match l {
             Some(l) => self.layers.get_mut(l),
             None => self.joint.as_mut(),
         }
         .ok_or_else(mixed_up)?;
-        let ptr = self.ptr.get_mut(l.unwrap_or(0)).ok_or_else(mixed_up)?;
+        let at = l.unwrap_or(0);
+        let ptr = self.ptr.get_mut(at).ok_or_else(mixed_up)?;
         Ok((
             vals.view_mut().slice_cols(0..len),
             idx.view_mut().slice_cols(0..len),
             ptr.view_mut().slice_cols(0..rows + 1),
-            self.thr.as_mut().ok_or_else(mixed_up)?,
+            self.thr.as_mut().ok_or_else(mixed_up)?.rows_mut(at..at + 1),
         ))
+    }
+
+    /// The limits of the last selections over the batch.
+    pub fn limits(&self) -> Option<&Tensor> {
+        self.thr.as_ref()
     }
 
     /// Divides the joint selection among the layers.

@@ -83,6 +83,11 @@ impl SparseCodes {
         SparseView { idx: self.like(idx), n, ..self.view() }
     }
 
+    /// The limit of the last selection over the batch, `[1, 2]`.
+    pub fn limit(&self) -> Option<&Tensor> {
+        self.ragged.as_ref().map(|(_, limit)| limit)
+    }
+
     /// A buffer with one value for each entry, shaped like the values.
     pub fn like<'a>(&self, t: &'a Tensor) -> View<'a> {
         let (rows, cols) = self.shape();

@@ -26,6 +26,7 @@ impl Coder {
             // The window of the straight-through gradient is a width on the same axis.
             self.base.settings.common.jumprelu_threshold_window *= compared;
         }
+        self.base.running.scale(&[compared]);
         self.base.folded();
         Ok(())
     }

@@ -20,6 +20,7 @@ impl Initialise for Coder {
         // Each matrix has its own stretch of the stream.
         let largest = self.params().iter().map(|p| p.value.len()).max().unwrap_or(0);
         let mut parts = RandomParts::new(largest);
+        self.base.running.set(None);
         self.encoder.init_random(q, init, &mut parts)?;
         self.encoder.init_decoder(q, init, parts.take(), &mut self.p.w_d.value)?;
         if let Some(b_d) = &mut self.p.b_d {

@@ -148,7 +148,7 @@ impl Coder {
             None,
         )?;
         let p = Decoder::zeros(q, settings, w_d, &extras)?;
-        Ok(Self { base: Base::new(settings), encoder, p, extras, work, side_loss: None })
+        Ok(Self { base: Base::new(settings, 1), encoder, p, extras, work, side_loss: None })
     }
 
     /// Whether selection compares `h·n`.
@@ -166,7 +166,7 @@ impl Coder {
         norms_needed: bool,
     ) -> Result<()> {
         let w = &self.work;
-        let has_k = self.base.settings.act_fn().has_k();
+        let has_k = self.base.planned_act_fn().has_k();
         let enough = (1..=w.rows).contains(&rows) && (!has_k || k <= w.max_k);
         if !enough || (training && w.train.is_none()) {
             let trained = if w.train.is_some() { " of training" } else { "" };
@@ -190,9 +190,12 @@ impl Coder {
         }
         self.work.block = w.most_block / joined * joined;
         self.work.done = rows;
-        if norms_needed || (self.gated() && self.base.settings.act_fn() != ActFn::Relu) {
+        if norms_needed || (self.gated() && self.base.planned_act_fn() != ActFn::Relu) {
             let out = self.work.norms.view_mut().reshaped(self.base.settings.d_sae(), 1);
             row_norms(q, &self.p.w_d.value, out)?;
+        }
+        if let (Some(limit), Some(theta)) = (self.base.running.in_force(0), &mut self.work.theta) {
+            return Ok(q.fill(theta, limit)?);
         }
         match (&mut self.p.threshold, &mut self.work.theta) {
             (Some(own), Some(theta)) if self.p.direct => {
@@ -253,6 +256,11 @@ impl Coder {
             self.step_sparse(q, input, settings, c, &mut parts, dead)?;
         } else {
             self.step_dense(q, input, settings, c, &mut parts, dead)?;
+        }
+        if let Store::Sparse(codes) = &self.work.codes
+            && let Some(limit) = codes.limit()
+        {
+            self.base.running.observe(q, limit)?;
         }
         let gated = self.gated();
         let Work { train: Some(t), norms, theta, .. } = &mut self.work else { return Err(work::mixed_up()) };
@@ -321,7 +329,8 @@ impl Dictionary for Coder {
             return Err(Error::setting("trainer.initial_k", what));
         }
         let needs = Needs::new(&*self.encoder, &self.extras);
-        self.work = Work::plan(arena, &self.base.settings, &needs, rows, max_k, loss)?;
+        let planned = self.base.planned(loss.is_some());
+        self.work = Work::plan(arena, &planned, &needs, rows, max_k, loss)?;
         self.encoder.plan(arena, self.work.most_block, loss.is_some())
     }
 
@@ -337,7 +346,7 @@ impl Dictionary for Coder {
         let mut place = self.work.centred.take();
         let done = self.centre(q, x, place.as_mut()).and_then(|x| {
             self.begin(q, (x.rows(), context), k, false, false)?;
-            if self.base.settings.act_fn().has_k() {
+            if self.base.planned_act_fn().has_k() {
                 self.forward_sparse(q, x, k)
             } else {
                 self.forward_dense(q, x)

@@ -16,6 +16,7 @@ impl Initialise for CrossCoder {
     }
 
     fn init_random(&mut self, q: &mut Queue, init: &RandomInit) -> Result<()> {
+        self.base.running.set(None);
         let mut parts = RandomParts::new(self.base.settings.d_sae() * self.base.settings.d_model());
         let (e, d) = (parts.take(), parts.take());
         for head in 0..self.n() {

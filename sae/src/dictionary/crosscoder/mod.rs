@@ -47,7 +47,7 @@ impl CrossCoder {
     pub fn zeros(q: &mut Queue, settings: &DictionarySettings, own: &CrossCoderSettings) -> Result<Self> {
         let (s, d, n) = (settings.d_sae(), settings.d_model(), own.hook_points.len());
         Ok(Self {
-            base: Base::new(settings),
+            base: Base::new(settings, 1),
             own: own.clone(),
             w_e: Param::transposed(q, "W_E", &[n, d, s])?,
             b_e: Param::zeros(q, "b_E", &[n, s])?,
@@ -98,6 +98,7 @@ impl CrossCoder {
         self.check(inputs, "input")?;
         let rows = inputs[0].rows();
         self.heads.begin(q, rows, k, training, self.threshold.as_ref())?;
+        self.heads.set_threshold(q, &self.base.running)?;
         self.gate_norms(q)?;
         let Some((bias, _)) = &mut self.work else { return Err(unplanned()) };
         q.reduce_rows(ReduceKind::Sum, &self.b_e.value, None, &mut *bias, 0.0)?;
@@ -218,7 +219,8 @@ impl Dictionary for CrossCoder {
             arena.tensor("sum of encoder biases", 1, s, DType::F32)?,
             arena.tensor("decoder gradient, part", part, d, DType::F32)?,
         ));
-        self.heads = Heads::plan(arena, &self.base.settings, self.n(), rows, max_k, loss)?;
+        let planned = self.base.planned(loss.is_some());
+        self.heads = Heads::plan(arena, &planned, self.n(), rows, max_k, loss)?;
         self.y_hat = y_hat;
         Ok(())
     }
@@ -244,6 +246,9 @@ impl Dictionary for CrossCoder {
         self.check_loss(loss)?;
         self.check(&input.labels, "label")?;
         self.run(q, &input.inputs, c.k, true)?;
+        if let Some(limit) = self.heads.limit() {
+            self.base.running.observe(q, limit)?;
+        }
         self.heads.prepare(q, input, loss, c)?;
         for head in 0..self.n() {
             self.head_back(q, head, input, loss, c)?;

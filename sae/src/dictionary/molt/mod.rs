@@ -45,7 +45,7 @@ impl Molt {
             first += n;
         }
         Ok(Self {
-            base: Base::new(settings),
+            base: Base::new(settings, 1),
             w_e: Param::transposed(q, "W_E", &[d, s])?,
             b_e: Param::zeros(q, "b_E", &[s])?,
             ranks,
@@ -64,7 +64,8 @@ impl Molt {
 
     fn run(&mut self, q: &mut Queue, x: View<'_>, k: usize, training: bool, norms: bool) -> Result<()> {
         self.heads.begin(q, x.rows(), k, training, self.threshold.as_ref())?;
-        if norms || (self.base.settings.gated() && self.base.settings.act_fn() != ActFn::Relu) {
+        self.heads.set_threshold(q, &self.base.running)?;
+        if norms || (self.base.settings.gated() && self.base.planned_act_fn() != ActFn::Relu) {
             for t in &mut self.ranks {
                 t.planned_norms(q, self.heads.norms.view_mut())?;
             }
@@ -158,7 +159,8 @@ impl Dictionary for Molt {
             t.plan(arena, rows.min(BLOCK), loss.is_some())?;
         }
         self.y_hat = Some(arena.tensor("reconstruction", rows, self.base.settings.d_model(), DType::F32)?);
-        self.heads = Heads::plan(arena, &self.base.settings, 1, rows, max_k, loss)?;
+        let planned = self.base.planned(loss.is_some());
+        self.heads = Heads::plan(arena, &planned, 1, rows, max_k, loss)?;
         Ok(())
     }
 
@@ -184,6 +186,9 @@ impl Dictionary for Molt {
         self.check_loss(loss)?;
         let (x, label) = (self.base.only(&input.inputs, "input")?, self.base.only(&input.labels, "label")?);
         self.run(q, x, c.k, true, loss.sparsity.is_some() || loss.lp)?;
+        if let Some(limit) = self.heads.limit() {
+            self.base.running.observe(q, limit)?;
+        }
         self.heads.prepare(q, input, loss, c)?;
         let Some(y_hat) = &self.y_hat else { return Err(unplanned()) };
         self.heads.error(q, 0, y_hat.rows_view(0..x.rows()), label, input.weight)?;
@@ -260,6 +265,7 @@ impl Dictionary for Molt {
             q.map_in_place(MapKind::Affine, 1.0 / b, 0.0, &mut b_d.value)?;
         }
         let compared = if self.base.settings.gated() { a / b } else { 1.0 / a };
+        self.base.running.scale(&[compared]);
         if let Some(threshold) = &mut self.threshold {
             q.map_in_place(MapKind::Affine, 1.0, compared.ln(), &mut threshold.value)?;
             self.base.settings.common.jumprelu_threshold_window *= compared;
@@ -278,6 +284,7 @@ impl Initialise for Molt {
     fn init_random(&mut self, q: &mut Queue, init: &RandomInit) -> Result<()> {
         let largest = self.params().iter().map(|p| p.value.len()).max().unwrap_or(0);
         let mut parts = RandomParts::new(largest);
+        self.base.running.set(None);
         let bound = 1.0 / (self.base.settings.d_sae() as f32).sqrt();
         let mut matrices = vec![&mut self.w_e];
         matrices.extend(self.ranks.iter_mut().flat_map(|t| [&mut t.u, &mut t.v]));
