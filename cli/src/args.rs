@@ -29,6 +29,8 @@ pub enum Command {
     Sweep(Sweep),
     Evaluate(Evaluate),
     Analyze(Analyze),
+    #[command(name = "to-jumprelu")]
+    ToJumpRelu(ToJumpRelu),
     Show(Show),
     List(List),
     Devices(Devices),
@@ -159,6 +161,41 @@ pub struct Analyze {
     /// Throw away an analysis that was cut off
     #[arg(long)]
     pub overwrite: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Give a TopK or BatchTopK dictionary fixed thresholds
+///
+/// Chooses a threshold (one for each layer or head that selects on its own) that as many activations exceed as the ranks
+/// keep, and writes the dictionary with act_fn = jumprelu: what a token activates then depends on no other token. Prints L0
+/// and explained variance before and after, on tokens that the thresholds were not chosen on.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  lm-saes to-jumprelu topk.toml --out results/topk-jumprelu\n  lm-saes to-jumprelu results/my-sae --text corpus.jsonl --out results/my-sae-jumprelu --tokens 1000000"
+)]
+pub struct ToJumpRelu {
+    /// Settings of an evaluation, settings of a training run (its result is converted), or the folder of a dictionary
+    pub path: PathBuf,
+    /// Folder for the new dictionary
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Text to choose thresholds on instead of that of the settings: a .txt or .jsonl file or a folder of them
+    #[arg(long)]
+    pub text: Option<PathBuf>,
+    /// Tokens to choose thresholds on
+    #[arg(long, default_value_t = 262_144)]
+    pub tokens: u64,
+    /// Print what memory it takes, and stop
+    #[arg(long)]
+    pub plan: bool,
+    /// Override one setting, for example --set eval.total_eval_tokens=20000 (repeatable)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Device to use instead of the one the settings name: cpu, reference, auto
+    #[arg(long)]
+    pub device: Option<String>,
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,

@@ -30,6 +30,7 @@ fn run(cli: &args::Cli) -> Result<()> {
         args::Command::Train(a) => commands::train::run(a, &registry),
         args::Command::Sweep(a) => commands::sweep::run(a, &registry),
         args::Command::Evaluate(a) => commands::evaluate::run(a, &registry),
+        args::Command::ToJumpRelu(a) => commands::to_jumprelu::run(a, &registry),
         args::Command::Analyze(a) => commands::analyze::run(a, &registry),
         args::Command::Show(a) => commands::show::run(a),
         args::Command::List(a) => commands::list::run(a),

@@ -1,9 +1,10 @@
 //! Selections over a batch become selections of single rows: running thresholds are remembered in training, kept in
-//! checkpoints, follow folding, and make inference independent of the batch, in every variant that has such a selection.
+//! checkpoints, follow folding, and make inference independent of the batch, in every variant that has such a selection. And
+//! every selection by rank becomes one by fixed thresholds that keeps as many.
 
 use lm_saes::{
     dictionary::{
-        Coefficients, Dictionary, RandomInit, StepInput, build,
+        Calibration, Coefficients, Dictionary, RandomInit, StepInput, build,
         checkpoint::{self, LoadOptions},
     },
     settings::{DTypeName, DictionarySettings},
@@ -252,4 +253,131 @@ fn running_thresholds_follow_folding() {
             assert!(worst < 1e-4 * largest * scale(hook), "{of} {hook}: {worst}");
         }
     }
+}
+
+/// One of every variant with every selection by rank it has.
+fn by_rank() -> Vec<Value> {
+    let of = |settings: Value| {
+        let others: &[&str] = match (settings["sae_type"].as_str(), settings["act_fn"].as_str()) {
+            (Some("clt"), Some("batchtopk")) => &["topk", "layertopk", "batchtopk", "batchlayertopk"],
+            (_, Some("batchtopk")) => &["topk", "batchtopk"],
+            _ => &[],
+        };
+        others.iter().map(|act_fn| with(&settings, json!({"act_fn": act_fn}))).collect::<Vec<_>>()
+    };
+    over_the_batch().into_iter().flat_map(of).collect()
+}
+
+/// How many activations each head or layer has over these batches, and its smallest compared value.
+fn active(q: &mut Queue, d: &mut dyn Dictionary, batches: &[Vec<Tensor>]) -> Vec<(usize, f32)> {
+    let (s, gated) = (d.d_sae(), d.settings().gated());
+    let mut norms = d.decoder_norms(q).unwrap();
+    let scales = d.settings().variant.facts().gate_scales().to_vec();
+    norms.chunks_exact_mut(s).zip(scales).for_each(|(n, scale)| n.iter_mut().for_each(|n| *n *= scale));
+    let heads = norms.len() / s;
+    let mut all = vec![(0, f32::INFINITY); heads];
+    for x in batches {
+        let codes = infer(q, d, &views(x)).0;
+        for (i, f) in codes.iter().enumerate().filter(|(_, f)| **f > 0.0) {
+            let (head, column) = (i / s % heads, i % (heads * s));
+            let compared = if gated { f * norms[column] } else { *f };
+            all[head] = (all[head].0 + 1, all[head].1.min(compared));
+        }
+    }
+    all
+}
+
+#[test]
+fn thresholds_keep_as_many_activations_as_the_ranks_they_replace_in_every_layer_or_head_that_ranks_on_its_own()
+ {
+    let q = &mut queue();
+    for of in by_rank() {
+        let mut d = dictionary(q, &of);
+        let batches: Vec<Vec<Tensor>> = (1..=8).map(|seed| batch(q, &d.hook_points_in(), seed)).collect();
+        let before = active(q, &mut *d, &batches);
+        let mut calibration = Calibration::new(q, &*d).unwrap();
+        let memory = plan_inference(q, calibration.form(), ROWS).unwrap();
+        for x in &batches {
+            calibration.observe(q, &views(x), Some(LEN), &[1; ROWS]).unwrap();
+        }
+        drop(memory);
+        let thresholds = calibration.thresholds().unwrap();
+        let mut converted = calibration.finish(q, &thresholds).unwrap();
+        assert_eq!(converted.settings().act_fn(), lm_saes::settings::ActFn::JumpRelu, "{of}");
+        let after = active(q, &mut *converted, &batches);
+        let own = thresholds.len() == before.len();
+        assert_eq!(
+            own,
+            before.len() == 1
+                || of["act_fn"] == "topk"
+                || (of["sae_type"] == "clt" && of["act_fn"] == "batchtopk")
+        );
+        let sums = |all: &[(usize, f32)]| -> Vec<usize> {
+            let each: Vec<usize> = all.iter().map(|a| a.0).collect();
+            if own { each } else { vec![each.iter().sum()] }
+        };
+        for (was, is) in sums(&before).iter().zip(sums(&after)) {
+            assert!(*was > 100 && is.abs_diff(*was) <= 1 + was / 200, "{of}: {was} became {is}");
+        }
+        // The sums agree and nothing below a threshold is let through: so the largest compared values are.
+        if converted.settings().gated() == d.settings().gated() && of["sae_type"] != "crosscoder" {
+            for (at, (_, smallest)) in after.iter().enumerate() {
+                let threshold = if own { thresholds[at] } else { thresholds[0] };
+                assert!(*smallest > threshold * (1.0 - 1e-5), "{of}: {smallest} {threshold}");
+            }
+        }
+        // It is a dictionary like any other.
+        let dir = tempfile::tempdir().unwrap();
+        checkpoint::save(q, &*converted, dir.path(), DTypeName::F32, &Map::new()).unwrap();
+        let options = LoadOptions { strict: true, fold: false };
+        let mut back = checkpoint::load(q, dir.path(), options).unwrap().dictionary;
+        assert_eq!(active(q, &mut *back, &batches[..1]), active(q, &mut *converted, &batches[..1]), "{of}");
+        back.fold(q).unwrap();
+    }
+}
+
+#[test]
+fn gating_by_decoder_norms_decides_what_a_converted_dictionary_lets_through() {
+    let q = &mut queue();
+    for of in by_rank().into_iter().filter(|of| of["sparsity_include_decoder_norm"] == true) {
+        let mut d = dictionary(q, &of);
+        let x = batch(q, &d.hook_points_in(), 1);
+        let before = infer(q, &mut *d, &views(&x)).0;
+        let mut calibration = Calibration::new(q, &*d).unwrap();
+        let memory = plan_inference(q, calibration.form(), ROWS).unwrap();
+        calibration.observe(q, &views(&x), Some(LEN), &[1; ROWS]).unwrap();
+        drop(memory);
+        let thresholds = calibration.thresholds().unwrap();
+        let mut converted = calibration.finish(q, &thresholds).unwrap();
+        let after = infer(q, &mut *converted, &views(&x)).0;
+        let same = before.iter().zip(&after).filter(|(b, a)| (**b > 0.0) == (**a > 0.0)).count();
+        let changed = before.len() - same;
+        let kept = before.iter().filter(|b| **b > 0.0).count();
+        // One batch decided, so a selection over the batch comes back but for values in the threshold's bin; ranks of single
+        // rows only on the whole.
+        let most = if of["act_fn"].as_str().unwrap().starts_with("batch") { 2 + kept / 100 } else { kept };
+        assert!(changed <= most, "{of}: {changed} of {kept}");
+        let values = before.iter().zip(&after).filter(|(b, a)| **b > 0.0 && **a > 0.0);
+        assert!(values.into_iter().all(|(b, a)| (a - b).abs() < 1e-5 * b.abs()), "{of}");
+    }
+}
+
+#[test]
+fn what_has_no_rank_that_thresholds_can_replace_is_refused_with_the_reason() {
+    let q = &mut queue();
+    let hooks = json!({"sae_type": "sae", "hook_point_in": "a", "hook_point_out": "a"});
+    for (change, why) in [
+        (json!({"act_fn": "relu"}), "no budget"),
+        (json!({"act_fn": "jumprelu"}), "thresholds already"),
+        (json!({"act_fn": "abstopk"}), "either sign"),
+        (json!({"act_fn": "groupmax"}), "each group"),
+        (json!({"sae_type": "gated", "act_fn": "relu"}), "no budget"),
+    ] {
+        let d = dictionary(q, &with(&with(&base(), hooks.clone()), change.clone()));
+        let e = Calibration::new(q, &*d).err().unwrap().to_string();
+        assert!(e.contains(why), "{change}: {e}");
+    }
+    let d = dictionary(q, &with(&base(), hooks));
+    let e = Calibration::new(q, &*d).unwrap().thresholds().unwrap_err().to_string();
+    assert!(e.contains("no text"), "{e}");
 }

@@ -7,4 +7,5 @@ pub mod list;
 pub mod quickstart;
 pub mod show;
 pub mod sweep;
+pub mod to_jumprelu;
 pub mod train;

@@ -39,6 +39,15 @@ pub trait VariantSettings {
     fn accepts_width(&self, width: usize, common: &CommonSettings) -> bool {
         width == common.d_model
     }
+    /// What multiplies decoder norms where the gates of several heads compare them; none: 1.
+    fn gate_scales(&self) -> &[f32] {
+        &[]
+    }
+    /// What the same weights are where every feature is judged by itself, and each head's compared values are multiplied by
+    /// `apart`, if that is not the same settings.
+    fn without_ranks(&self, _apart: &[f32]) -> Option<Variant> {
+        None
+    }
     /// Checks what types cannot express.
     fn validate(&self, common: &CommonSettings) -> Result<()>;
     /// A dictionary of zeros.
@@ -222,6 +231,20 @@ impl DictionarySettings {
             return Err(Error::setting("jumprelu_threshold_window", what));
         }
         self.variant.facts().validate(c)
+    }
+
+    /// Settings of the same weights with an activation that judges every feature by itself; see [`VariantSettings::without_ranks`].
+    pub(super) fn without_ranks(&self, act_fn: ActFn, apart: &[f32]) -> Self {
+        let variant = self.variant.facts().without_ranks(apart);
+        let common = CommonSettings { act_fn, ..self.common.clone() };
+        Self { common, variant: variant.unwrap_or_else(|| self.variant.clone()) }
+    }
+
+    /// Without gating by decoder norms, unless the variant insists on it.
+    pub(super) fn ungated_if_allowed(self) -> Self {
+        let common = CommonSettings { sparsity_include_decoder_norm: false, ..self.common.clone() };
+        let ungated = Self { common, variant: self.variant.clone() };
+        if ungated.validate().is_ok() { ungated } else { self }
     }
 
     /// The tag in files.

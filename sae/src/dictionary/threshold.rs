@@ -39,6 +39,11 @@ impl RunningThresholds {
         (!self.known.is_empty()).then_some(&*self.known)
     }
 
+    /// Pools of competing features the selection has.
+    pub(super) fn pools(&self) -> usize {
+        self.pools
+    }
+
     /// Takes thresholds from elsewhere, or forgets them. Returns whether they fit: one for each pool, none negative.
     pub fn set(&mut self, values: Option<Vec<f32>>) -> bool {
         let fits = |v: &Vec<f32>| v.len() == self.pools && v.iter().all(|t| t.is_finite() && *t >= 0.0);

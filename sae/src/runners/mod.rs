@@ -4,6 +4,7 @@ mod analyze;
 mod evaluate;
 mod plan;
 mod sweep;
+mod to_jumprelu;
 mod train;
 mod workbench;
 
@@ -11,5 +12,6 @@ pub use analyze::{AnalysisJob, AnalyzeReport, analyze, analyze_on};
 pub use evaluate::evaluate;
 pub use plan::{LargeTensor, MemberPlan, Memory, Plan, SweepPlan, plan, plan_sweep};
 pub use sweep::{MemberReport, Outcome, SweepReport, sweep};
+pub use to_jumprelu::{ToJumpReluPlan, ToJumpReluReport, plan_to_jumprelu, to_jumprelu};
 pub use train::{Start, TrainReport, assess, train, train_on};
 pub use workbench::{Workbench, model_path};

@@ -269,7 +269,7 @@ pub(super) fn dictionary_settings(settings: &TrainSettings) -> Result<Dictionary
     }
 }
 
-fn model(
+pub(super) fn model(
     settings: Option<&LanguageModelSettings>,
     obstacles: &mut Vec<String>,
 ) -> (Option<PathBuf>, Option<usize>) {

@@ -290,7 +290,7 @@ fn of_training(training: &Value) -> Value {
 /// Tokens looked at where nothing says how many.
 const DEFAULT_TOKENS: u64 = 1_000_000;
 
-fn of_dictionary(path: &Path) -> Result<Value> {
+pub(super) fn of_dictionary(path: &Path) -> Result<Value> {
     let settings = checkpoint::load_settings(path)?;
     let config: Value = serde_json::from_str(&files::read_text(&path.join(checkpoint::CONFIG))?)
         .map_err(|e| Error::format(path.join(checkpoint::CONFIG), e.to_string()))?;

@@ -7,6 +7,7 @@ mod activations;
 mod analyze;
 mod data;
 mod dtype;
+mod evaluate;
 mod fields;
 mod initializer;
 mod load;
@@ -21,6 +22,7 @@ pub use activations::{
 pub use analyze::{AnalyzeSettings, AnalyzerSettings, SubsampleSettings, load_analysis};
 pub use data::DatasetSettings;
 pub use dtype::DTypeName;
+pub use evaluate::load_evaluation;
 pub use fields::field_names;
 pub use initializer::{BiasInit, InitializerSettings};
 pub use load::{apply_override, from_tree, load, read_tree};

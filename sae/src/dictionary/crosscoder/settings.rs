@@ -6,6 +6,7 @@ use crate::{
     dictionary::{
         Dictionary,
         settings::{CommonSettings, DictionarySettings, VariantSettings},
+        variants::Variant,
     },
     settings::ActFn,
 };
@@ -33,6 +34,16 @@ impl VariantSettings for CrossCoderSettings {
     }
     fn accepts_width(&self, width: usize, common: &CommonSettings) -> bool {
         width <= common.d_model
+    }
+    fn gate_scales(&self) -> &[f32] {
+        &self.gate_scales
+    }
+    /// Heads share one threshold, so what a head compares is scaled.
+    fn without_ranks(&self, apart: &[f32]) -> Option<Variant> {
+        let before = |head: usize| self.gate_scales.get(head).copied().unwrap_or(1.0);
+        let gate_scales = apart.iter().enumerate().map(|(head, scale)| before(head) * scale);
+        (!apart.is_empty())
+            .then(|| Variant::CrossCoder(Self { gate_scales: gate_scales.collect(), ..self.clone() }))
     }
     fn validate(&self, common: &CommonSettings) -> Result<()> {
         let known = [ActFn::Relu, ActFn::JumpRelu, ActFn::TopK, ActFn::BatchTopK];

@@ -4,8 +4,9 @@
 use super::{
     Dictionary,
     coder::{Coder, Extras},
-    sae::{LinearEncoder, check_centring},
+    sae::{LinearEncoder, SaeSettings, check_centring},
     settings::{CommonSettings, DictionarySettings, VariantSettings},
+    variants::Variant,
 };
 use crate::{Error, Result, settings::ActFn};
 use lm_saes_runtime::Queue;
@@ -61,6 +62,17 @@ impl VariantSettings for MatryoshkaSettings {
     }
     fn hook_points_out(&self) -> Vec<String> {
         vec![self.hook_point_out.clone()]
+    }
+    /// Levels are a matter of training: what they leave is a plain SAE.
+    fn without_ranks(&self, _apart: &[f32]) -> Option<Variant> {
+        Some(Variant::Sae(SaeSettings {
+            hook_point_in: self.hook_point_in.clone(),
+            hook_point_out: self.hook_point_out.clone(),
+            use_glu_encoder: false,
+            use_skip_connection: false,
+            apply_b_dec_to_input: self.apply_b_dec_to_input,
+            use_direct_jumprelu_threshold: false,
+        }))
     }
     fn validate(&self, common: &CommonSettings) -> Result<()> {
         common.act_fn.among(&[ActFn::BatchTopK, ActFn::TopK], "matryoshka")?;
