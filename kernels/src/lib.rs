@@ -2,4 +2,9 @@
 //! once at run time; rayon is the only thread pool.
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod philox;
+
+#[cfg(test)]
+mod cuda_tests;
