@@ -2,6 +2,8 @@
 
 pub mod conformance;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod reference;
 pub mod shadow;
 pub mod traced;
@@ -12,6 +14,8 @@ use lm_saes_runtime::Registry;
 /// against, never what `auto` picks.
 pub fn registry() -> Registry {
     let mut r = Registry::default();
+    #[cfg(feature = "cuda")]
+    r.register(Box::new(cuda::Cuda));
     r.register(Box::new(cpu::Cpu));
     r.register(Box::new(reference::Reference));
     r
