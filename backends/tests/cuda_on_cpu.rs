@@ -3,7 +3,7 @@
 #![cfg(all(feature = "cuda", target_os = "linux", target_arch = "x86_64"))]
 
 use lm_saes_backends::{conformance, registry};
-use lm_saes_runtime::{DType, Device, Error, GemmOpts, Graph, MapKind, Queue, Result, Stream};
+use lm_saes_runtime::{DType, Device, Error, GemmOpts, MapKind, Queue, Result, Stream};
 use std::{
     path::{Path, PathBuf},
     process::Command,
@@ -112,7 +112,7 @@ fn step(q: &mut Queue, x: &lm_saes_runtime::Tensor, w: &mut lm_saes_runtime::Ten
     let mut y = q.empty(64, 32, DType::F32)?;
     q.gemm(x, &*w, &mut y, GemmOpts { alpha: 0.1, ..GemmOpts::default() })?;
     q.gemm(x, &y, w.view_mut(), GemmOpts { ta: true, beta: 0.5, ..GemmOpts::default() })?;
-    q.map_in_place(MapKind::Tanh, w.view_mut(), 1.0, 0.0)
+    q.map_in_place(MapKind::Tanh, 1.0, 0.0, w.view_mut())
 }
 
 #[test]
@@ -174,6 +174,6 @@ unsafe impl Stream for Shared {
         self.with(|s| unsafe { s.download(src, dst) })
     }
     fn sync(&mut self) -> Result<()> {
-        self.with(Stream::sync)
+        self.with(|s| s.sync())
     }
 }
