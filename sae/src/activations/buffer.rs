@@ -5,6 +5,9 @@ use super::Batch;
 use crate::{Error, Result, data::TokenBatch, data::random};
 use lm_saes_runtime::{DType, Queue, Tensor, View, ViewMut};
 
+/// Rows moved at a time when room is made.
+const MOVED_ROWS: usize = 1024;
+
 /// A queue of rows. A row is one token, or one whole context of `unit` tokens.
 pub(super) struct RowBuffer {
     /// Tokens of a row.
@@ -109,23 +112,48 @@ impl RowBuffer {
             return Ok(());
         }
         let waiting = self.len();
-        self.capacity = self.capacity.max(self.reserve).max(waiting + rows);
-        if self.capacity > u32::MAX as usize {
-            let what = format!("{} rows are too many; the most is 2^32 − 1", self.capacity);
+        let needed = self.capacity.max(self.reserve).max(waiting + rows);
+        if needed > u32::MAX as usize {
+            let what = format!("{needed} rows are too many; the most is 2^32 − 1");
             return Err(Error::setting("activation_factory.buffer_size", what));
         }
-        let slots = &self.order[self.head..];
-        let mut stores = Vec::with_capacity(widths.len());
-        for (i, &width) in widths.iter().enumerate() {
-            let mut to = q.empty(self.capacity, width, DType::F32)?;
-            if let Some(from) = self.stores.get(i) {
-                pick(q, from, slots, to.rows_mut(0..waiting))?;
+        self.close_up(q)?;
+        if needed > self.capacity || self.stores.len() != widths.len() {
+            let mut stores = Vec::with_capacity(widths.len());
+            for (i, &width) in widths.iter().enumerate() {
+                let mut to = q.empty(needed, width, DType::F32)?;
+                if let Some(from) = self.stores.get(i).filter(|_| waiting > 0) {
+                    q.copy(from.rows_view(0..waiting), to.rows_mut(0..waiting))?;
+                }
+                stores.push(to);
             }
-            stores.push(to);
+            (self.stores, self.capacity) = (stores, needed);
         }
-        (self.tokens, self.mask) = self.host_rows(waiting);
-        (self.stores, self.used, self.head) = (stores, waiting, 0);
-        self.order = (0..waiting as u32).collect();
+        Ok(())
+    }
+
+    /// Moves the waiting rows to the front, where they lie in the order of their slots. Slot i of the waiting ones is never
+    /// before place i, so rows move a few at a time within the same memory.
+    fn close_up(&mut self, q: &mut Queue) -> Result<()> {
+        let mut slots = self.order[self.head..].to_vec();
+        slots.sort_unstable();
+        for store in &mut self.stores {
+            for (i, part) in slots.chunks(MOVED_ROWS).enumerate() {
+                let at = i * MOVED_ROWS..i * MOVED_ROWS + part.len();
+                if part[part.len() - 1] as usize == at.end - 1 {
+                    continue;
+                }
+                let mut rows = q.empty(part.len(), store.cols(), DType::F32)?;
+                pick(q, store, part, rows.view_mut())?;
+                q.copy(&rows, store.rows_mut(at))?;
+            }
+        }
+        let mut place = vec![0; self.used];
+        (0..).zip(&slots).for_each(|(i, &slot)| place[slot as usize] = i);
+        self.tokens = slots.iter().flat_map(|&s| self.row(s, &self.tokens)).copied().collect();
+        self.mask = slots.iter().flat_map(|&s| self.row(s, &self.mask)).copied().collect();
+        self.order = self.order[self.head..].iter().map(|&slot| place[slot as usize]).collect();
+        (self.used, self.head) = (slots.len(), 0);
         Ok(())
     }
 

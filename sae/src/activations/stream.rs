@@ -206,8 +206,7 @@ impl ActivationStream {
         self.buffer.bytes()
     }
 
-    /// Device bytes the buffer will take for hook points of these widths, known before any data is touched. While room is
-    /// made it is held twice.
+    /// Device bytes the buffer will take for hook points of these widths, known before any data is touched.
     pub fn buffer_bytes(
         settings: &StreamSettings,
         policy: &TokenPolicy,
