@@ -3,10 +3,10 @@
 
 use crate::{Error, Result, files};
 use half::{bf16, f16};
+use lm_saes_runtime::{Queue, Tensor};
 use safetensors::{Dtype, tensor::Metadata};
 use serde_json::json;
 use std::{
-    borrow::Cow,
     collections::HashMap,
     fs::File,
     io::{self, Read, Write},
@@ -180,6 +180,18 @@ pub enum Precision {
     F16,
 }
 
+/// Values brought to the host at a time.
+pub(crate) const PIECE: usize = 1 << 20;
+
+/// Brings the values of `t` to the host a few rows at a time.
+pub(crate) fn in_pieces(q: &mut Queue, t: &Tensor, put: &mut Put<'_>) -> Result<()> {
+    let step = (PIECE / t.cols().max(1)).max(1);
+    for from in (0..t.rows()).step_by(step) {
+        put(&q.download::<f32>(t.rows_view(from..t.rows().min(from + step)))?)?;
+    }
+    Ok(())
+}
+
 /// What a tensor to write is called and shaped.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Slot {
@@ -206,35 +218,44 @@ pub fn write(
     metadata: &[(&str, String)],
 ) -> Result<()> {
     let shapes: Vec<_> = tensors.iter().map(|t| Slot::new(&*t.name, &*t.shape)).collect();
-    write_with(path, &shapes, precision, metadata, |i| Ok(Cow::Borrowed(&tensors[i].values)))
+    write_with(path, &shapes, precision, metadata, |i, put| put(&tensors[i].values))
 }
 
-/// Like [`write`], asking for the values of one tensor at a time, in order, so that the host never holds all of them.
-pub fn write_with<'a>(
+/// Takes the values of a tensor, in as many pieces as come.
+pub type Put<'a> = dyn FnMut(&[f32]) -> Result<()> + 'a;
+
+/// Like [`write`], asking for the values of one tensor after the other, in order, so that the host never holds all of them.
+pub fn write_with(
     path: &Path,
     tensors: &[Slot],
     precision: Precision,
     metadata: &[(&str, String)],
-    mut values: impl FnMut(usize) -> Result<Cow<'a, [f32]>>,
+    mut values: impl FnMut(usize, &mut Put<'_>) -> Result<()>,
 ) -> Result<()> {
     let header = header(tensors, precision, metadata);
     // `write_atomic` knows I/O errors only; any other one is kept here.
     let mut failed = None;
     let mut one = |i: usize, w: &mut dyn Write| {
         let Slot { name, shape, boolean } = &tensors[i];
-        let v = values(i).map_err(|e| {
+        let mut written = 0;
+        let mut put = |v: &[f32]| {
+            written += v.len();
+            let done = v.chunks(1 << 16).try_for_each(|c| match boolean {
+                true => w.write_all(&c.iter().map(|v| u8::from(*v != 0.0)).collect::<Vec<_>>()),
+                false => w.write_all(&encode(c, precision)),
+            });
+            done.map_err(|e| Error::io(path, e))
+        };
+        values(i, &mut put).map_err(|e| {
             failed = Some(e);
-            io::Error::other("the values could not be had")
+            io::Error::other("the values could not be written")
         })?;
-        if v.len() != shape.iter().product::<usize>() {
-            let what = format!("{} values for shape {shape:?}", v.len());
+        if written != shape.iter().product::<usize>() {
+            let what = format!("{written} values for shape {shape:?}");
             failed = Some(Error::Tensor { path: path.into(), name: name.clone(), what });
             return Err(io::Error::other("wrong number of values"));
         }
-        v.chunks(1 << 16).try_for_each(|c| match boolean {
-            true => w.write_all(&c.iter().map(|v| u8::from(*v != 0.0)).collect::<Vec<_>>()),
-            false => w.write_all(&encode(c, precision)),
-        })
+        Ok(())
     };
     let done = files::write_atomic(path, |w| {
         w.write_all(&(header.len() as u64).to_le_bytes())?;
@@ -311,9 +332,9 @@ mod tests {
         let path = dir.path().join("a.safetensors");
         std::fs::write(&path, "old").unwrap();
         let shapes = [Slot::new("w", [2])];
-        let short = write_with(&path, &shapes, Precision::F32, &[], |_| Ok(Cow::Owned(vec![1.0])));
+        let short = write_with(&path, &shapes, Precision::F32, &[], |_, put| put(&[1.0]));
         assert!(short.unwrap_err().to_string().contains("tensor w: 1 values"));
-        let broken = write_with(&path, &shapes, Precision::F32, &[], |_| {
+        let broken = write_with(&path, &shapes, Precision::F32, &[], |_, _| {
             Err(Error::Data { what: "the device is gone".into() })
         });
         assert_eq!(broken.unwrap_err().to_string(), "the device is gone");

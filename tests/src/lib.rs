@@ -8,7 +8,7 @@ pub mod golden;
 pub mod tiny;
 
 use lm_saes::{
-    dictionary::{Codes, Dictionary},
+    dictionary::{Codes, Dictionary, GradientPart},
     training::{LossSettings, metrics::MetricWindow},
 };
 use lm_saes_runtime::{Arena, Queue};
@@ -58,6 +58,18 @@ fn dense_head(q: &mut Queue, codes: Codes<'_>) -> Vec<f32> {
         }
     }
     dense
+}
+
+/// The gradient of every parameter after a step, as held.
+pub fn gradients(q: &mut Queue, d: &mut dyn Dictionary) -> Vec<Vec<f32>> {
+    let mut all: Vec<Vec<f32>> = d.params().iter().map(|p| vec![f32::NAN; p.value.len()]).collect();
+    let put = &mut |q: &mut Queue, part: GradientPart<'_>| {
+        let (cols, rows) = (part.grad.cols(), part.rows);
+        all[part.param][rows.start * cols..rows.end * cols].copy_from_slice(&q.download::<f32>(part.grad)?);
+        Ok(())
+    };
+    d.gradients(q, put).expect("a step was made");
+    all
 }
 
 /// Numbers in [-1, 1) without structure, the same for the same seed.

@@ -7,7 +7,7 @@ use lm_saes::{
 };
 use lm_saes_backends::registry;
 use lm_saes_runtime::{Arena, Queue, Tensor};
-use lm_saes_tests::{noise, planned};
+use lm_saes_tests::{gradients, noise, planned};
 use serde_json::json;
 use std::collections::BTreeMap;
 
@@ -123,7 +123,7 @@ fn rows_that_do_not_count_change_neither_loss_nor_gradient() {
         let (x, y) = (batch(q, 1, rows, |_| 1.0), batch(q, 9, rows, |_| 1.0));
         let mask: Vec<u8> = (0..rows).map(|r| u8::from(r < 6)).collect();
         let masked = step(q, &mut *d, &x, &y, &mask, &loss);
-        let gradient: Vec<f32> = q.download(d.params()[0].grad.as_ref().unwrap()).unwrap();
+        let gradient = gradients(q, &mut *d).concat();
         let first = |all: &[Tensor], q: &mut Queue| -> Vec<Tensor> {
             let six = |t: &Tensor| q.download::<f32>(t.rows_view(0..6)).unwrap();
             let host: Vec<Vec<f32>> = all.iter().map(six).collect();
@@ -132,7 +132,7 @@ fn rows_that_do_not_count_change_neither_loss_nor_gradient() {
         let (x, y) = (first(&x, q), first(&y, q));
         let alone = step(q, &mut *d, &x, &y, &[1; 6], &loss);
         assert!((masked - alone).abs() < 1e-5 * alone, "{act}: {masked} {alone}");
-        let again: Vec<f32> = q.download(d.params()[0].grad.as_ref().unwrap()).unwrap();
+        let again = gradients(q, &mut *d).concat();
         assert!(gradient.iter().zip(&again).all(|(a, b)| (a - b).abs() < 1e-5), "{act}");
     }
 }
@@ -177,11 +177,9 @@ fn gradients_agree_with_central_differences() {
         let _memory = plan(q, &mut *d, rows, Some(&loss));
         let (x, y) = (batch(q, 1, rows, |_| 1.0), batch(q, 9, rows, |_| 1.0));
         step(q, &mut *d, &x, &y, &[1, 1, 0, 1, 1], &loss);
-        let grads: Vec<(String, Vec<f32>)> = d
-            .params()
-            .iter()
-            .map(|p| (p.name.clone(), q.download(p.grad.as_ref().unwrap()).unwrap()))
-            .collect();
+        let held = gradients(q, &mut *d);
+        let names = d.params().into_iter().map(|p| p.name.clone());
+        let grads: Vec<(String, Vec<f32>)> = names.zip(held).collect();
         for (i, (name, grad)) in grads.iter().enumerate() {
             // A threshold's gradient is a straight-through estimate, and norms have none.
             if name.contains("threshold") || (sparsity.is_some() && name.starts_with("W_D")) {

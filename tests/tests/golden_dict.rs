@@ -15,7 +15,7 @@ use lm_saes_runtime::{Arena, DType, Queue, Tensor};
 use lm_saes_tests::{
     dense_codes,
     golden::{self, Case, Differences, Outcome, Tolerance},
-    interleave, queue,
+    gradients, interleave, queue,
 };
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -245,11 +245,9 @@ impl Step {
             tensors.into_iter().map(|(k, t)| Ok((k, q.download(&t)?))).collect()
         };
         let (factors, normalised) = (host(factors)?, host(normalised)?);
-        let mut grads = Vec::new();
-        for p in d.params() {
-            let held: Vec<f32> = q.download(p.grad.as_ref().ok_or("no gradient")?)?;
-            grads.push((p.name.clone(), p.to_stored(&held).into_owned()));
-        }
+        let held = gradients(q, &mut *d);
+        let stored = d.params().into_iter().zip(&held);
+        let grads = stored.map(|(p, held)| (p.name.clone(), p.to_stored(held).into_owned())).collect();
         Ok(Self {
             factors,
             normalised,

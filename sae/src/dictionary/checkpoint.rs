@@ -9,13 +9,12 @@ use super::{Dictionary, Param, build};
 use crate::{
     Error, Result, files,
     settings::{DTypeName, DictionarySettings, NormActivation},
-    tensorfile::{self, Slot, TensorFile},
+    tensorfile::{self, Slot, TensorFile, in_pieces},
 };
 use lm_saes_runtime::Queue;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
@@ -182,7 +181,10 @@ fn mark(q: &mut Queue, dictionary: &dyn Dictionary, config: &Value) -> Result<St
     let mut eat = |word: u32| hash = (hash ^ u64::from(word)).wrapping_mul(0x0000_0100_0000_01b3);
     config.to_string().bytes().for_each(|b| eat(b.into()));
     for p in dictionary.params() {
-        q.download::<f32>(&p.value)?.iter().for_each(|v| eat(v.to_bits()));
+        in_pieces(q, &p.value, &mut |values| {
+            values.iter().for_each(|v| eat(v.to_bits()));
+            Ok(())
+        })?;
     }
     dictionary.norms().values().for_each(|v| eat(v.to_bits()));
     running(dictionary).into_iter().flatten().for_each(|v| eat(v.to_bits()));
@@ -193,7 +195,7 @@ fn running(dictionary: &dyn Dictionary) -> Option<&[f32]> {
     dictionary.running_thresholds().values()
 }
 
-/// Weights, then norms, one tensor in host memory at a time.
+/// Weights, then norms, in pieces that take little host memory.
 fn write(
     q: &mut Queue,
     dictionary: &dyn Dictionary,
@@ -213,10 +215,9 @@ fn write(
     let (booleans, floats): (Vec<_>, Vec<_>) = dictionary.buffers().into_iter().partition(|b| b.slot.boolean);
     let constants: Vec<Buffer> = floats.into_iter().chain(scalars).chain(booleans).collect();
     slots.extend(constants.iter().map(|b| b.slot.clone()));
-    tensorfile::write_with(file, &slots, dtype.precision(), &metadata, |i| {
-        let Some(p) = params.get(i) else { return Ok(Cow::Borrowed(&constants[i - params.len()].values)) };
-        let values: Vec<f32> = q.download(&p.value)?;
-        Ok(Cow::Owned(p.to_stored(&values).into_owned()))
+    tensorfile::write_with(file, &slots, dtype.precision(), &metadata, |i, put| match params.get(i) {
+        Some(p) => p.put_stored(q, put),
+        None => put(&constants[i - params.len()].values),
     })
 }
 

@@ -31,7 +31,7 @@ pub use jumprelu::Calibration;
 pub use lorsa::{LorsaSettings, NormalizationType, PositionalEmbedding};
 pub use matryoshka::MatryoshkaSettings;
 pub use molt::{MoltSettings, Rank};
-pub use param::{Param, ParamGroup};
+pub use param::{GradientPart, Param, ParamGroup};
 pub use sae::SaeSettings;
 pub use threshold::RunningThresholds;
 
@@ -162,7 +162,7 @@ pub trait Dictionary: Initialise + Send {
     /// [`StepInput`].
     fn forward(&mut self, q: &mut Queue, inputs: &[View<'_>], context: Option<usize>, k: usize)
     -> Result<()>;
-    /// Forward, loss and gradients: `Param::grad` is overwritten.
+    /// Forward, loss and gradients, which [`Dictionary::gradients`] then hands out.
     fn train_step(
         &mut self,
         q: &mut Queue,
@@ -171,6 +171,16 @@ pub trait Dictionary: Initialise + Send {
         coefficients: Coefficients,
         dead: Option<&mut DeadFeatures>,
     ) -> Result<LossTerms>;
+    /// Hands every gradient of the last step to `visit`, in parts that are the same, bit by bit and in order, at each call until
+    /// the next step. `visit` may change the values it is given. A dictionary whose gradients would take much memory makes them
+    /// here one after the other, in the same place.
+    fn gradients(
+        &mut self,
+        q: &mut Queue,
+        visit: &mut dyn FnMut(&mut Queue, GradientPart<'_>) -> Result<()>,
+    ) -> Result<()> {
+        self.params_mut().into_iter().enumerate().try_for_each(|(i, p)| visit(q, p.part(i)?))
+    }
     /// Refuses losses this variant does not have.
     fn check_loss(&self, loss: &crate::training::LossSettings) -> Result<()> {
         match loss.sparsity {

@@ -1,8 +1,11 @@
 //! Trainable tensors: what they are called and shaped in checkpoints, and where value and gradient are.
 
-use crate::{Error, Result};
-use lm_saes_runtime::{Arena, DType, Queue, Tensor};
-use std::borrow::Cow;
+use crate::{
+    Error, Result,
+    tensorfile::{PIECE, Put, in_pieces},
+};
+use lm_saes_runtime::{Arena, DType, Queue, Tensor, View, ViewMut};
+use std::{borrow::Cow, ops::Range};
 
 /// Which optimiser group a parameter belongs to (TRAINING §4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +31,21 @@ pub struct Param {
     pub group: ParamGroup,
     /// Value, f32.
     pub value: Tensor,
-    /// Gradient of the last [`super::Dictionary::train_step`]; present once planned for training.
+    /// Gradient of the last [`super::Dictionary::train_step`]; present once planned for training, unless the dictionary makes it
+    /// when asked ([`super::Dictionary::gradients`]).
     pub grad: Option<Tensor>,
+}
+
+/// Rows of a parameter and their gradient.
+pub struct GradientPart<'a> {
+    /// Which parameter, counted as in [`super::Dictionary::params`].
+    pub param: usize,
+    /// Which of its rows.
+    pub rows: Range<usize>,
+    /// Their values.
+    pub value: ViewMut<'a>,
+    /// Their gradient.
+    pub grad: View<'a>,
 }
 
 impl Param {
@@ -81,10 +97,40 @@ impl Param {
         Ok(())
     }
 
+    /// The whole parameter, of number `param`, with the gradient it keeps.
+    ///
+    /// # Errors
+    /// A dictionary that was planned for inference.
+    pub fn part(&mut self, param: usize) -> Result<GradientPart<'_>> {
+        let Self { name, value, grad, .. } = self;
+        let what = || format!("{name} has no gradient; the dictionary was planned for inference");
+        let grad = grad.as_ref().ok_or_else(|| Error::Data { what: what() })?.view();
+        Ok(GradientPart { param, rows: 0..value.rows(), value: value.view_mut(), grad })
+    }
+
     /// Values as held, in the order of the checkpoint.
     pub fn to_stored<'a>(&self, held: &'a [f32]) -> Cow<'a, [f32]> {
         let (rows, cols) = self.last_axes();
         if self.transposed { Cow::Owned(transpose(held, cols, rows)) } else { Cow::Borrowed(held) }
+    }
+
+    /// Brings the values to the host in the order of the checkpoint, a piece at a time.
+    pub fn put_stored(&self, q: &mut Queue, put: &mut Put<'_>) -> Result<()> {
+        if !self.transposed {
+            return in_pieces(q, &self.value, put);
+        }
+        let (d, n) = self.last_axes();
+        let step = (PIECE / n.max(1)).clamp(1, d.max(1));
+        for first in (0..self.value.rows()).step_by(n.max(1)) {
+            let matrix = self.value.rows_view(first..first + n);
+            for from in (0..d).step_by(step) {
+                let columns = from..d.min(from + step);
+                let mut held = q.empty(n, columns.len(), DType::F32)?;
+                q.copy(matrix.slice_cols(columns.clone()), &mut held)?;
+                put(&transpose(&q.download(&held)?, n, columns.len()))?;
+            }
+        }
+        Ok(())
     }
 
     /// Values of a file in which the tensor has `shape`, one head standing for several where it has fewer; `None` when the
@@ -157,5 +203,26 @@ mod tests {
         // Head 1, column 69, input 2.
         assert_eq!(held[(70 + 69) * 3 + 2], stored[210 + 2 * 70 + 69]);
         assert_eq!(p.to_stored(&held)[..], stored[..]);
+    }
+
+    #[test]
+    fn what_is_written_in_pieces_is_what_the_file_holds() {
+        let mut q = Queue::new(&lm_saes_backends::registry().open("cpu").unwrap()).unwrap();
+        let (heads, d, n) = (2, 300, 5000);
+        let stored: Vec<f32> = (0..heads * d * n).map(|i| i as f32).collect();
+        for p in
+            [Param::transposed(&mut q, "W_E", &[heads, d, n]), Param::zeros(&mut q, "W_D", &[heads, d, n])]
+        {
+            let mut p = p.unwrap();
+            q.upload(&p.to_held(stored.clone()), &mut p.value).unwrap();
+            let (mut written, mut pieces) = (Vec::new(), 0);
+            p.put_stored(&mut q, &mut |v| {
+                written.extend_from_slice(v);
+                pieces += 1;
+                Ok(())
+            })
+            .unwrap();
+            assert!(written == stored && pieces > 2, "{}: {pieces} pieces", p.name);
+        }
     }
 }

@@ -3,10 +3,10 @@
 
 use crate::{
     Error, Result,
-    dictionary::{Dictionary, Param, ParamGroup},
+    dictionary::{Dictionary, GradientPart, ParamGroup},
     settings::{OptimizerKind, TrainerSettings},
 };
-use lm_saes_runtime::{AdamArgs, Arena, DType, Queue, ReduceKind, Tensor};
+use lm_saes_runtime::{AdamArgs, Arena, DType, MapKind, Queue, ReduceKind, Tensor};
 
 const EPS: f32 = 1e-8;
 
@@ -18,6 +18,8 @@ pub struct Optimizer {
     moments: Vec<Moments>,
     /// Σg² and the number of non-zero g of each parameter, `[n, 2]`.
     stats: Tensor,
+    /// The same of one part, `[1, 2]`.
+    part_stats: Tensor,
     /// `[1, widest parameter]`, column sums on the way to `stats`.
     columns: Tensor,
 }
@@ -66,6 +68,7 @@ impl Optimizer {
             clip: s.clip_grad_norm,
             moments,
             stats: arena.tensor("gradient statistics", params.len(), 2, DType::F32)?,
+            part_stats: arena.tensor("statistics of a part", 1, 2, DType::F32)?,
             columns: arena.tensor("gradient column sums", 1, widest, DType::F32)?,
         })
     }
@@ -115,11 +118,10 @@ impl Optimizer {
         lr: (f64, f64),
         step: u64,
     ) -> Result<GradientNorms> {
-        let mut params = dictionary.params_mut();
         let sparse = self.kind == OptimizerKind::SparseAdam;
         // The fused update measures the gradient in passing; only these two need the figures first.
         let first = if sparse || self.clip > 0.0 {
-            self.measure(q, &params)?;
+            self.measure(q, dictionary)?;
             Some(self.read(q, step)?)
         } else {
             None
@@ -129,25 +131,7 @@ impl Optimizer {
             Some(norm) if self.clip > 0.0 && norm > self.clip => self.clip / (norm + 1e-6),
             _ => 1.0,
         };
-        for (i, (p, s)) in params.iter_mut().zip(&mut self.moments).enumerate() {
-            if sparse && first.as_ref().is_some_and(|f| f[i].1 == 0.0) {
-                continue;
-            }
-            s.t += 1;
-            let thresholds = s.group == ParamGroup::Thresholds;
-            let args = AdamArgs {
-                lr: if thresholds { lr.1 } else { lr.0 } as f32,
-                beta1: self.betas.0 as f32,
-                beta2: self.betas.1 as f32,
-                eps: EPS,
-                t: s.t,
-                grad_scale: if thresholds { 1.0 } else { scale as f32 },
-                sparse,
-            };
-            let grad = p.grad.as_ref().ok_or_else(|| unplanned(&s.name))?;
-            let stats = first.is_none().then(|| self.stats.rows_mut(i..i + 1));
-            q.adam(&mut p.value, &mut s.m, &mut s.v, grad, args, stats, None)?;
-        }
+        self.update(q, dictionary, lr, scale, first.as_deref())?;
         match (first, before) {
             (Some(mut stats), Some(before)) => {
                 for (s, m) in stats.iter_mut().zip(&self.moments) {
@@ -167,17 +151,64 @@ impl Optimizer {
         }
     }
 
-    fn measure(&mut self, q: &mut Queue, params: &[&mut Param]) -> Result<()> {
-        for (i, p) in params.iter().enumerate() {
-            let grad = p.grad.as_ref().ok_or_else(|| unplanned(&p.name))?;
-            for (j, kind) in [ReduceKind::SumSq, ReduceKind::NonZero].into_iter().enumerate() {
-                let mut columns = self.columns.view_mut().slice_cols(0..grad.cols());
-                q.reduce_rows(kind, grad, None, columns.reborrow(), 0.0)?;
-                let one = self.stats.rows_mut(i..i + 1).slice_cols(j..j + 1);
-                q.reduce_cols(ReduceKind::Sum, columns.as_view(), one, 0.0)?;
-            }
+    /// Adam over all parts. `measured` are the figures of each parameter where they are known; otherwise they are taken.
+    fn update(
+        &mut self,
+        q: &mut Queue,
+        dictionary: &mut dyn Dictionary,
+        lr: (f64, f64),
+        scale: f64,
+        measured: Option<&[(f64, f64)]>,
+    ) -> Result<()> {
+        let (sparse, betas) = (self.kind == OptimizerKind::SparseAdam, self.betas);
+        // Sparse Adam leaves a parameter without any gradient as it is.
+        let idle = |i: usize| sparse && measured.is_some_and(|f| f[i].1 == 0.0);
+        for (i, s) in self.moments.iter_mut().enumerate() {
+            s.t += u64::from(!idle(i));
         }
-        Ok(())
+        if measured.is_none() {
+            q.fill(&mut self.stats, 0.0)?;
+        }
+        let Self { moments, stats, part_stats, .. } = self;
+        dictionary.gradients(q, &mut |q, part| {
+            let GradientPart { param, rows, value, grad } = part;
+            if idle(param) {
+                return Ok(());
+            }
+            let s = &mut moments[param];
+            let thresholds = s.group == ParamGroup::Thresholds;
+            let args = AdamArgs {
+                lr: if thresholds { lr.1 } else { lr.0 } as f32,
+                beta1: betas.0 as f32,
+                beta2: betas.1 as f32,
+                eps: EPS,
+                t: s.t,
+                grad_scale: if thresholds { 1.0 } else { scale as f32 },
+                sparse,
+            };
+            let (m, v) = (s.m.rows_mut(rows.clone()), s.v.rows_mut(rows));
+            let own = measured.is_none().then(|| part_stats.view_mut());
+            q.adam(value, m, v, grad, args, own, None)?;
+            if measured.is_none() {
+                q.zip_in_place(MapKind::Add, &*part_stats, 1.0, 1.0, stats.rows_mut(param..param + 1))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Fills `stats` from gradients nothing was done with yet.
+    fn measure(&mut self, q: &mut Queue, dictionary: &mut dyn Dictionary) -> Result<()> {
+        q.fill(&mut self.stats, 0.0)?;
+        let Self { stats, columns, .. } = self;
+        dictionary.gradients(q, &mut |q, part| {
+            for (j, kind) in [ReduceKind::SumSq, ReduceKind::NonZero].into_iter().enumerate() {
+                let mut columns = columns.view_mut().slice_cols(0..part.grad.cols());
+                q.reduce_rows(kind, part.grad, None, columns.reborrow(), 0.0)?;
+                let sum = stats.rows_mut(part.param..part.param + 1).slice_cols(j..j + 1);
+                q.reduce_cols(ReduceKind::Sum, columns.as_view(), sum, 1.0)?;
+            }
+            Ok(())
+        })
     }
 
     /// (Σg², non-zero entries) of each parameter.
@@ -203,8 +234,4 @@ impl Optimizer {
             .fold((0.0, 0.0), |a, (s, _)| (a.0 + s.0, a.1 + s.1));
         if counted.1 == 0.0 { 0.0 } else { (counted.0 / counted.1).sqrt() }
     }
-}
-
-fn unplanned(name: &str) -> Error {
-    Error::setting("trainer", format!("{name} has no gradient; the dictionary was planned for inference"))
 }

@@ -4,11 +4,10 @@ use super::source::BatchSource;
 use crate::{
     Error, Result,
     activations::Batch,
-    tensorfile::{self, Precision, Slot, TensorFile},
+    tensorfile::{self, Precision, Slot, TensorFile, in_pieces},
 };
 use lm_saes_runtime::Queue;
 use std::{
-    borrow::Cow,
     collections::VecDeque,
     path::{Path, PathBuf},
 };
@@ -69,16 +68,17 @@ impl BatchSource for Replay<'_> {
         }
         let per = 2 + self.source.hook_points().len();
         let contexts = serde_json::to_string(&metadata).map_err(|e| Error::format(path, e.to_string()))?;
-        tensorfile::write_with(&beside(path), &tensors, Precision::F32, &[(CONTEXTS, contexts)], |n| {
+        tensorfile::write_with(&beside(path), &tensors, Precision::F32, &[(CONTEXTS, contexts)], |n, put| {
             let (b, part) = (&self.held[n / per], n % per);
-            Ok(Cow::Owned(match b.acts.get(part) {
-                Some(acts) => q.download(acts)?,
+            match b.acts.get(part) {
+                Some(acts) => in_pieces(q, acts, put),
                 // Both halves of an id are exact in f32.
                 None if part == b.acts.len() => {
-                    b.tokens.iter().flat_map(|t| [(t >> 16) as f32, (t & 0xFFFF) as f32]).collect()
+                    let halves = b.tokens.iter().flat_map(|t| [(t >> 16) as f32, (t & 0xFFFF) as f32]);
+                    put(&halves.collect::<Vec<_>>())
                 }
-                None => b.mask.iter().map(|&m| f32::from(m)).collect(),
-            }))
+                None => put(&b.mask.iter().map(|&m| f32::from(m)).collect::<Vec<_>>()),
+            }
         })
     }
 

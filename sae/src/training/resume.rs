@@ -6,15 +6,12 @@ use crate::{
     Error, Result,
     dictionary::checkpoint,
     settings::{DTypeName, TrainerSettings},
-    tensorfile::{self, Precision, Slot, TensorFile},
+    tensorfile::{self, Precision, Slot, TensorFile, in_pieces},
 };
 use lm_saes_runtime::Queue;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::{
-    borrow::Cow,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 const STATE: &str = "trainer.json";
 const MOMENTS: &str = "optimizer.safetensors";
@@ -51,9 +48,8 @@ impl Trainer {
                 ["m", "v"].map(|which| Slot::new(format!("{which}.{}", m.name), shape))
             })
             .collect();
-        tensorfile::write_with(&dir.join(MOMENTS), &tensors, Precision::F32, &[], |i| {
-            let t = if i % 2 == 0 { &moments[i / 2].m } else { &moments[i / 2].v };
-            Ok(Cow::Owned(q.download(t)?))
+        tensorfile::write_with(&dir.join(MOMENTS), &tensors, Precision::F32, &[], |i, put| {
+            in_pieces(q, if i % 2 == 0 { &moments[i / 2].m } else { &moments[i / 2].v }, put)
         })?;
         let window = self.parts.window.as_ref().map(|w| w.save(q)).transpose()?;
         let since = self.parts.dead.as_ref().map(|d| q.download(&d.since)).transpose()?;

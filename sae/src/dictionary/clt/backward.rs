@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     Result,
-    dictionary::{LossTerms, StepInput, coder::blocks, grad, slots::Slots},
+    dictionary::{Dictionary, GradientPart, LossTerms, StepInput, coder::blocks, grad, slots::Slots},
     training::{LossSettings, SparsityLoss},
 };
 use lm_saes_runtime::{
@@ -72,6 +72,50 @@ impl Clt {
             q.zip(MapKind::Mul, dtheta, &*theta, 1.0, 0.0, grad(log_theta)?)?;
         }
         terms(q, t, layers, input.weight, settings, l1)
+    }
+
+    /// Gradients of all parameters but the decoders, which are kept; then of each decoder in turn, from codes and errors of the
+    /// last step. Those do not depend on the decoders' values, so `visit` may change them as they come.
+    pub(super) fn hand_out(
+        &mut self,
+        q: &mut Queue,
+        visit: &mut dyn FnMut(&mut Queue, GradientPart<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let decoders = Params::DECODERS..Params::DECODERS + self.p.layers;
+        for (i, p) in self.params_mut().into_iter().enumerate().filter(|(i, _)| !decoders.contains(i)) {
+            visit(q, p.part(i)?)?;
+        }
+        let Self { p, work: Work { train: Some(t), codes, done, .. }, .. } = self else {
+            return Err(mixed_up());
+        };
+        let Train { path, dy, dw, .. } = t;
+        for l in 0..p.layers {
+            let own = p.of(l);
+            if let (Store::Sparse(codes), Path::Sparse(slots)) = (&*codes, &mut *path) {
+                slots.sort(q, codes.view(l))?;
+            }
+            for (target, w_d) in p.w_d.iter_mut().enumerate().skip(l) {
+                let dy = dy[target].rows_view(0..*done);
+                match (&*codes, &*path) {
+                    (Store::Sparse(codes), Path::Sparse(slots)) => {
+                        q.sparse_outer(slots.by_column(), codes.view(l).vals, dy, &mut *dw, 0.0)?;
+                    }
+                    (Store::Dense(f), _) => {
+                        let opts = GemmOpts { ta: true, ..Default::default() };
+                        q.gemm(f[l].rows_view(0..*done), dy, &mut *dw, opts)?;
+                    }
+                    _ => return Err(mixed_up()),
+                }
+                let part = GradientPart {
+                    param: Params::DECODERS + target,
+                    rows: own.clone(),
+                    value: w_d.value.rows_mut(own.clone()),
+                    grad: dw.view(),
+                };
+                visit(q, part)?;
+            }
+        }
+        Ok(())
     }
 
     /// Fills what depends on row weights and coefficients only.
@@ -166,7 +210,7 @@ impl Clt {
         };
         let s = codes.view(l);
         slots.sort(q, s)?;
-        for (target, w_d) in self.p.w_d.iter_mut().enumerate().skip(l) {
+        for (target, w_d) in self.p.w_d.iter().enumerate().skip(l) {
             let dy = dy[target].rows_view(0..*done);
             let out = if target == l { &mut slots.dcodes } else { &mut slots.a };
             q.sparse_dot(s, w_d.value.rows_view(own.clone()), dy, codes.like_mut(out))?;
@@ -179,7 +223,6 @@ impl Clt {
                     codes.like_mut(&mut slots.dcodes),
                 )?;
             }
-            q.sparse_outer(slots.by_column(), s.vals, dy, grad(w_d)?.rows_mut(own.clone()), 0.0)?;
         }
         let ones = ones.rows_view(0..*done);
         if let Some(p) = penalise {
@@ -220,13 +263,11 @@ impl Clt {
             let beta = if r.start == 0 { 0.0 } else { 1.0 };
             let f = f[l].rows_view(r.clone());
             let mut df = df.rows_mut(0..r.len());
-            for (target, w_d) in self.p.w_d.iter_mut().enumerate().skip(l) {
+            for (target, w_d) in self.p.w_d.iter().enumerate().skip(l) {
                 let dy = dy[target].rows_view(r.clone());
                 let add = if target == l { 0.0 } else { 1.0 };
                 let w = w_d.value.rows_view(own.clone());
                 q.gemm(dy, w, df.reborrow(), GemmOpts { tb: true, beta: add, ..Default::default() })?;
-                let dw = grad(w_d)?.rows_mut(own.clone());
-                q.gemm(f, dy, dw, GemmOpts { ta: true, beta, ..Default::default() })?;
             }
             if let Some(p) = penalise {
                 let factors = Factors { weight: penalty_weight, gain: quad_gain };

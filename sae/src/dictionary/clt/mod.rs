@@ -2,6 +2,7 @@
 //!   h_l = x_l·W_E[l] + b_E[l]     n_l = sqrt(Σ_{t ≥ l} ‖W_D[t][l]‖²)     f_l = h_l where selected by h·n (or h)
 //!   ŷ_t = Σ_{s ≤ t} f_s·W_D[t][s] + b_D[t]
 //! n only decides the selection and weighs penalties; it has no gradient. Dividing the gated value by n again makes f exactly h.
+//! Gradients of the decoders, most of all memory, are made one at a time when the optimiser asks for them.
 
 mod backward;
 mod fold;
@@ -13,7 +14,7 @@ mod work;
 pub use settings::CltSettings;
 
 use super::{
-    Base, Codes, Coefficients, DeadFeatures, Dictionary, LossTerms, Param, StepInput,
+    Base, Codes, Coefficients, DeadFeatures, Dictionary, GradientPart, LossTerms, Param, StepInput,
     settings::DictionarySettings,
 };
 use crate::{
@@ -50,6 +51,9 @@ struct Params {
 }
 
 impl Params {
+    /// Number of the first decoder among all parameters.
+    const DECODERS: usize = 2;
+
     /// Rows of layer `l` in stacked matrices.
     fn of(&self, l: usize) -> Range<usize> {
         l * self.s..(l + 1) * self.s
@@ -188,8 +192,9 @@ impl Dictionary for Clt {
         max_k: usize,
         loss: Option<&LossSettings>,
     ) -> Result<()> {
-        for p in self.params_mut() {
-            p.plan_grad(arena, loss.is_some())?;
+        let decoders = Params::DECODERS..Params::DECODERS + self.p.layers;
+        for (i, p) in self.params_mut().into_iter().enumerate() {
+            p.plan_grad(arena, loss.is_some() && !decoders.contains(&i))?;
         }
         let planned = self.base.planned(loss.is_some());
         self.work = Work::plan(arena, &planned, self.p.layers, rows, max_k, loss)?;
@@ -225,6 +230,14 @@ impl Dictionary for Clt {
         }
         self.decode(q)?;
         self.backward(q, input, settings, c.l1)
+    }
+
+    fn gradients(
+        &mut self,
+        q: &mut Queue,
+        visit: &mut dyn FnMut(&mut Queue, GradientPart<'_>) -> Result<()>,
+    ) -> Result<()> {
+        self.hand_out(q, visit)
     }
 
     fn codes(&self) -> Vec<Codes<'_>> {

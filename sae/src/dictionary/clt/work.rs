@@ -82,6 +82,8 @@ pub(super) struct Train {
     /// Sums that leave the device, at the positions below.
     pub scalars: Tensor,
     pub path: Path,
+    /// Gradient of one decoder, `[S, d]`: those of all would take as much memory as the decoders.
+    pub dw: Tensor,
     /// Whether `row_penalty` holds the last step's penalty.
     pub has_row_penalty: bool,
 }
@@ -341,6 +343,7 @@ impl Train {
                     spare: arena.tensor("penalty gradient", block, s, F32)?,
                 },
             },
+            dw: arena.tensor("gradient of a decoder", s, d, F32)?,
             has_row_penalty: false,
         })
     }
