@@ -2,6 +2,7 @@
 
 mod analyze;
 mod evaluate;
+mod memory;
 mod plan;
 mod sweep;
 mod to_jumprelu;

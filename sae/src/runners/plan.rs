@@ -1,7 +1,10 @@
 //! What a training job will do and need, worked out from its settings alone: steps, schedules, memory by arena, largest
 //! tensors. Nothing is downloaded, and neither the device nor the data has to be there.
 
-use super::workbench::{batch_rows, model_path};
+use super::{
+    memory::{Flow, PROGRAM, TOKENIZER_ENTRY},
+    workbench::{batch_rows, model_path},
+};
 use crate::{
     Error, Result,
     activations::ActivationStream,
@@ -12,7 +15,7 @@ use crate::{
         DictionaryChoice, DictionarySettings, LanguageModelSettings, NormActivation, SweepSettings,
         TrainSettings,
     },
-    training::{NORM_BATCHES, Trainer, schedules::Schedules, source::needed},
+    training::{Trainer, batches_taken, schedules::Schedules, source::needed},
 };
 use lm_saes_runtime::{Arena, Queue, Registry};
 use std::{
@@ -20,10 +23,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+const MOMENTS: &str = "optimizer moments";
 /// Planned tensors listed.
 const LARGEST: usize = 8;
-/// Batches that choosing starting values may hold back: those whose norms are averaged, and one.
-const INITIAL_BATCHES: usize = NORM_BATCHES + 1;
 
 /// The plan of a training job.
 #[derive(Clone, Debug)]
@@ -89,7 +91,16 @@ pub fn plan(settings: &TrainSettings, registry: &Registry) -> Result<Plan> {
     let mut obstacles = Vec::new();
     let mut q = queue(&settings.device_type, registry, &mut obstacles)?;
     let own = Own::of(&mut q, settings)?;
-    let shared = Shared::of(settings, &own.widths(&settings.activation_factory.hook_points), &mut obstacles)?;
+    let captured = &settings.activation_factory.hook_points;
+    let needs = if captured.len() < own.hook_points.len() { &own.hook_points } else { captured };
+    let widths = needs.iter().map(|h| (h.clone(), own.d_model)).collect();
+    let evaluation = settings.eval.then(|| {
+        // After training the moments are gone.
+        let during = settings.trainer.eval_frequency <= own.schedules.total_steps;
+        let moments = own.memory.iter().find(|m| m.what == MOMENTS).map_or(0, |m| m.bytes);
+        Evaluation { outputs: own.outputs, freed: if during { 0 } else { moments } }
+    });
+    let shared = Shared::of(settings, widths, own.taken, evaluation, &mut obstacles)?;
     Ok(Plan {
         device: settings.device_type.clone(),
         batch_rows: own.batch_rows,
@@ -151,6 +162,7 @@ pub fn plan_sweep(settings: &SweepSettings, registry: &Registry) -> Result<Sweep
     let mut obstacles = Vec::new();
     let mut q = queue(&first.device_type, registry, &mut obstacles)?;
     let (mut members, mut memory, mut widths) = (Vec::new(), Vec::<Memory>::new(), BTreeMap::new());
+    let (mut taken, mut outputs) = ((0, false), None);
     let mut scalings: BTreeMap<String, Vec<NormActivation>> = BTreeMap::new();
     for m in &settings.members {
         let own = Own::of(&mut q, &m.settings)?;
@@ -160,6 +172,8 @@ pub fn plan_sweep(settings: &SweepSettings, registry: &Registry) -> Result<Sweep
                 None => memory.push(*part),
             }
         }
+        taken = (own.taken.0.max(taken.0), own.taken.1 || taken.1);
+        outputs = outputs.max(m.settings.eval.then_some(own.outputs));
         for hook in &own.hook_points {
             widths.insert(hook.clone(), own.d_model);
             let kinds = scalings.entry(hook.clone()).or_default();
@@ -173,15 +187,14 @@ pub fn plan_sweep(settings: &SweepSettings, registry: &Registry) -> Result<Sweep
     }
     let batch_rows = batch_rows(&first.activation_factory, first.activation_factory.context_size)?;
     let of_rows = |width: &usize| batch_rows * width * size_of::<f32>();
-    let held: usize = widths.values().map(of_rows).sum();
-    memory.push(Memory { what: "batches for starting values", bytes: INITIAL_BATCHES * held, exact: false });
     let copies: usize = scalings.iter().map(|(h, kinds)| (kinds.len() - 1) * of_rows(&widths[h])).sum();
     if copies > 0 {
         memory.push(Memory { what: "rows scaled otherwise", bytes: copies, exact: false });
     }
-    let shared = Shared::of(first, &widths.values().copied().collect::<Vec<_>>(), &mut obstacles)?;
+    let hook_points = widths.keys().cloned().collect();
+    let evaluation = outputs.map(|outputs| Evaluation { outputs, freed: 0 });
+    let shared = Shared::of(first, widths.into_iter().collect(), taken, evaluation, &mut obstacles)?;
     memory.extend(shared.memory);
-    let hook_points = widths.into_keys().collect();
     let (device, model_path) = (first.device_type.clone(), shared.model_path);
     Ok(SweepPlan { device, batch_rows, members, memory, hook_points, model_path, obstacles })
 }
@@ -203,6 +216,10 @@ struct Own {
     d_model: usize,
     norm_activation: NormActivation,
     hook_points: Vec<String>,
+    /// Batches that choosing starting values takes, and whether it copies one.
+    taken: (usize, bool),
+    /// Hook points reconstructed.
+    outputs: usize,
     memory: Vec<Memory>,
     largest: Vec<LargeTensor>,
 }
@@ -212,6 +229,7 @@ impl Own {
         let factory = &settings.activation_factory;
         let batch_rows = batch_rows(factory, factory.context_size)?;
         let about = dictionary_settings(settings)?;
+        let new = matches!(&settings.sae, DictionaryChoice::Settings(s) if s.pretrained().is_none());
         let mut dictionary = build(q, &about)?;
         let top_k = about.act_fn().has_k().then(|| about.top_k());
         let schedules = Schedules::resolve(&settings.trainer, batch_rows as u64, top_k)?;
@@ -219,7 +237,7 @@ impl Own {
         let parameters = dictionary.params().iter().map(|p| p.value.bytes()).sum();
         let memory = vec![
             Memory { what: "dictionary parameters", bytes: parameters, exact: true },
-            Memory { what: "optimizer moments", bytes: arenas[1].used(), exact: true },
+            Memory { what: MOMENTS, bytes: arenas[1].used(), exact: true },
             Memory { what: "gradients and step", bytes: arenas[0].used(), exact: true },
         ];
         Ok(Self {
@@ -229,32 +247,68 @@ impl Own {
             d_model: about.d_model(),
             norm_activation: about.norm_activation(),
             hook_points: needed(&*dictionary),
+            taken: if new { batches_taken(&about, &settings.initializer) } else { (0, false) },
+            outputs: dictionary.hook_points_out().len(),
             memory,
             largest: largest(&*dictionary, &arenas),
         })
     }
-
-    /// Widths of what a stream with these hook points captures; all are taken to be as wide as the dictionary.
-    fn widths(&self, captured: &[String]) -> Vec<usize> {
-        vec![self.d_model; captured.len().max(self.hook_points.len())]
-    }
 }
 
-/// What all dictionaries of a job have in common: the buffer and the language model.
+/// An evaluation on the language model.
+struct Evaluation {
+    /// Hook points replaced.
+    outputs: usize,
+    /// Memory of the training that is given back before.
+    freed: usize,
+}
+
+/// What all dictionaries of a job have in common: the stream, the language model, the program.
 struct Shared {
     memory: Vec<Memory>,
     model_path: Option<PathBuf>,
 }
 
 impl Shared {
-    fn of(settings: &TrainSettings, widths: &[usize], obstacles: &mut Vec<String>) -> Result<Self> {
-        let (model_path, model_bytes) = model(settings.model.as_ref(), obstacles);
+    /// `captured` are the hook points with the width each has if the model is not there to say.
+    fn of(
+        settings: &TrainSettings,
+        mut captured: Vec<(String, usize)>,
+        taken: (usize, bool),
+        evaluation: Option<Evaluation>,
+        obstacles: &mut Vec<String>,
+    ) -> Result<Self> {
+        let (model_path, architecture) = model(settings.model.as_ref(), obstacles).unzip();
         data(settings, obstacles);
-        let mut memory =
-            vec![Memory { what: "shuffle buffer", bytes: buffer(settings, widths)?, exact: false }];
-        if let Some(bytes) = model_bytes {
-            memory.push(Memory { what: "language model weights", bytes, exact: false });
+        for (hook, width) in &mut captured {
+            *width = architecture.as_ref().and_then(|a| a.hook_width(hook)).unwrap_or(*width);
         }
+        let policy = token_policy(settings, architecture.as_ref());
+        let factory = &settings.activation_factory;
+        let len = policy.context_size.unwrap_or(policy.max_length);
+        let flow = Flow {
+            batch: batch_rows(factory, factory.context_size)?,
+            pass: factory.model_batch_size * len,
+            captured: &captured,
+            held: taken.0,
+            looked_at: taken.1,
+        };
+        let widths: Vec<usize> = captured.iter().map(|c| c.1).collect();
+        let buffer =
+            ActivationStream::buffer_bytes(&factory.stream(), &policy, factory.model_batch_size, &widths)?;
+        let mut moving = flow.blocks(architecture.as_ref(), None).bytes();
+        if let Some(Evaluation { outputs, freed }) = evaluation {
+            let more = flow.blocks(architecture.as_ref(), Some(outputs)).bytes() - moving;
+            moving += more.saturating_sub(freed);
+        }
+        let estimate = |what, bytes| Memory { what, bytes, exact: false };
+        let mut memory =
+            vec![estimate("shuffle buffer", buffer), estimate("batches and model activations", moving)];
+        if let (Some(a), Some(model)) = (&architecture, &settings.model) {
+            memory.push(weights(a, model));
+            memory.push(estimate("tokenizer", a.d_vocab * TOKENIZER_ENTRY));
+        }
+        memory.push(estimate("program", PROGRAM));
         Ok(Self { memory, model_path })
     }
 }
@@ -269,24 +323,23 @@ pub(super) fn dictionary_settings(settings: &TrainSettings) -> Result<Dictionary
     }
 }
 
+/// Where the model is and what it is like.
 pub(super) fn model(
     settings: Option<&LanguageModelSettings>,
     obstacles: &mut Vec<String>,
-) -> (Option<PathBuf>, Option<usize>) {
+) -> Option<(PathBuf, Architecture)> {
     let Some(settings) = settings else {
         obstacles.push("no language model: add a table [model]".into());
-        return (None, None);
+        return None;
     };
     let found = model_path(settings).and_then(|path| Ok((Lm::read_architecture(&path)?, path)));
-    match found {
-        Ok((architecture, path)) => {
-            (Some(path), Some(matrix_elements(&architecture) * settings.dtype.dtype().bytes()))
-        }
-        Err(e) => {
-            obstacles.push(e.to_string());
-            (None, None)
-        }
-    }
+    found.map(|(architecture, path)| (path, architecture)).map_err(|e| obstacles.push(e.to_string())).ok()
+}
+
+/// What the model's weights take.
+pub(super) fn weights(a: &Architecture, settings: &LanguageModelSettings) -> Memory {
+    let bytes = matrix_elements(a) * settings.dtype.dtype().bytes();
+    Memory { what: "language model weights", bytes, exact: false }
 }
 
 /// Elements of all weight matrices; vectors are left out.
@@ -306,13 +359,12 @@ fn data(settings: &TrainSettings, obstacles: &mut Vec<String>) {
     }
 }
 
-fn buffer(settings: &TrainSettings, widths: &[usize]) -> Result<usize> {
-    let factory = &settings.activation_factory;
-    let model = settings.model.clone().unwrap_or_default();
-    // Only its lengths matter here; ids are not known without the tokenizer.
-    let policy = TokenPolicy {
-        context_size: factory.context_size,
-        max_length: model.max_length,
+/// Only its lengths matter here; ids are not known without the tokenizer.
+fn token_policy(settings: &TrainSettings, model: Option<&Architecture>) -> TokenPolicy {
+    let longest = settings.model.clone().unwrap_or_default().max_length;
+    TokenPolicy {
+        context_size: settings.activation_factory.context_size,
+        max_length: model.map_or(longest, |a| longest.min(a.n_ctx)),
         prepend_bos: false,
         bos: None,
         eos: None,
@@ -320,8 +372,7 @@ fn buffer(settings: &TrainSettings, widths: &[usize]) -> Result<usize> {
         overflow: Overflow::default(),
         ignore_token_ids: Vec::new(),
         mask_first_position: false,
-    };
-    ActivationStream::buffer_bytes(&factory.stream(), &policy, factory.model_batch_size, widths)
+    }
 }
 
 fn largest(dictionary: &dyn Dictionary, arenas: &[Arena]) -> Vec<LargeTensor> {

@@ -2,7 +2,7 @@
 //! on the same first tokens of the text, thresholds are chosen on those that follow.
 
 use super::{
-    plan::{Memory, model},
+    plan::{Memory, model, weights},
     workbench::{Workbench, batch_rows, load_pretrained, open_queue},
 };
 use crate::{
@@ -124,8 +124,8 @@ pub fn plan_to_jumprelu(
         Memory { what: "encoding a batch", bytes: step.used(), exact: true },
         Memory { what: "counts of values", bytes: calibration.bytes(), exact: true },
     ];
-    let (_, weights) = model(settings.model.as_ref(), &mut obstacles);
-    memory.extend(weights.map(|bytes| Memory { what: "language model weights", bytes, exact: false }));
+    let architecture = model(settings.model.as_ref(), &mut obstacles).map(|(_, a)| a);
+    memory.extend(architecture.zip(settings.model.as_ref()).map(|(a, model)| weights(&a, model)));
     Ok(ToJumpReluPlan { memory, obstacles })
 }
 

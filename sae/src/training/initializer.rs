@@ -9,16 +9,29 @@ use crate::{
     Error, Result,
     activations::Batch,
     dictionary::{Dictionary, ModelAttention, ModelParts, RandomInit, StepInput},
-    settings::{ActFn, BiasInit, InitializerSettings, NormActivation},
+    settings::{ActFn, BiasInit, DictionarySettings, InitializerSettings, NormActivation},
     training::BatchSource,
 };
 use lm_saes_runtime::{Arena, MapKind, Queue, ReduceKind, View};
 use std::collections::BTreeMap;
 
 /// Batches whose norms are averaged.
-pub const NORM_BATCHES: usize = 8;
+const NORM_BATCHES: usize = 8;
 /// Rows the search compares norms on. The same rows for every norm, so that a thousand decide as well as a batch.
 const SEARCH_ROWS: usize = 1024;
+
+/// Batches that choosing starting values takes from the source, and whether it copies one more to look at.
+pub(crate) fn batches_taken(
+    dictionary: &DictionarySettings,
+    settings: &InitializerSettings,
+) -> (usize, bool) {
+    let norms = match dictionary.norm_activation() {
+        NormActivation::DatasetWise => NORM_BATCHES,
+        _ => 0,
+    };
+    let looks = looks_at_data(settings);
+    (norms + usize::from(looks), looks)
+}
 
 /// What the initialiser found.
 #[derive(Default)]
