@@ -1,0 +1,112 @@
+//! What `lm-saes train --plan` says a run will take, against the most a process of its own has taken.
+
+use lm_saes::{
+    runners::{self, Start},
+    settings::from_tree,
+    training::Silent,
+};
+use lm_saes_backends::registry;
+use lm_saes_tests::tiny::{self, HOOK};
+use serde_json::{Value, json};
+use std::{env, fs, path::Path, process::Command};
+
+/// Names the settings file of the run a child process is to make.
+const RUN: &str = "LM_SAES_MEMORY_RUN";
+
+/// Nothing, unless this process is the child of another test: then the run, and its peak on standard output.
+#[test]
+fn child() {
+    let Some(file) = env::var_os(RUN) else { return };
+    let tree: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    runners::train(&from_tree(&tree).unwrap(), &registry(), &mut Silent, Start::Fresh).unwrap();
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
+    println!("peak {} KiB", peak.trim().trim_end_matches(" kB"));
+}
+
+/// Planned and measured bytes of a job in a world of its own.
+fn both(more: &dyn Fn(&mut Value)) -> (usize, usize) {
+    let dir = tempfile::tempdir().unwrap();
+    tiny::world(dir.path(), 60);
+    let mut job = tiny::job(dir.path(), "out", &["initializer.grid_search_init_norm=false", "eval=false"]);
+    more(&mut job);
+    let plan = runners::plan(&from_tree(&job).unwrap(), &registry()).unwrap();
+    assert!(plan.obstacles.is_empty(), "{:?}", plan.obstacles);
+    plan.memory.iter().for_each(|m| println!("  {:<32}{:>8.1} MiB", m.what, m.bytes as f64 / 1048576.0));
+    (plan.total_bytes(), measured(&job, dir.path()))
+}
+
+fn measured(job: &Value, dir: &Path) -> usize {
+    let file = dir.join("job.json");
+    fs::write(&file, job.to_string()).unwrap();
+    let out = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "child", "--nocapture", "--test-threads", "1"])
+        .env(RUN, &file)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let peak = text.lines().find_map(|l| l.split("peak ").nth(1)?.strip_suffix(" KiB"));
+    let peak = peak.unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&out.stderr)));
+    peak.parse::<usize>().unwrap() * 1024
+}
+
+fn set(room: &mut Value, values: &[(&str, u32)]) {
+    values.iter().for_each(|(key, value)| room[*key] = json!(value));
+}
+
+fn assert_planned(name: &str, more: &dyn Fn(&mut Value)) {
+    let (planned, measured) = both(more);
+    let ratio = planned as f64 / measured as f64;
+    println!("{name}: planned {planned}, measured {measured}, ratio {ratio:.3}");
+    assert!((ratio - 1.0).abs() < 0.05, "{name}: planned {planned}, measured {measured}, ratio {ratio:.3}");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_plan_of_an_sae_is_what_its_run_takes() {
+    assert_planned("sae", &|job| {
+        job["sae"]["expansion_factor"] = json!(2048);
+        let trainer = [("total_training_tokens", 20_480), ("snapshot_frequency", 0), ("lr_warm_up_steps", 2)];
+        set(&mut job["trainer"], &trainer);
+        let stream = [("batch_size", 1024), ("buffer_size", 200_000), ("model_batch_size", 2000)];
+        set(&mut job["activation_factory"], &stream);
+    });
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_plan_of_a_cross_layer_transcoder_is_what_its_run_takes() {
+    let hooks = |kind: &str| [0, 1].map(|l| format!("blocks.{l}.{kind}"));
+    let (inputs, outputs) = (hooks("ln2.hook_normalized"), hooks("hook_mlp_out"));
+    for act_fn in ["topk", "layertopk", "batchlayertopk"] {
+        assert_planned(act_fn, &|job| {
+            job["sae"] = json!({"sae_type": "clt", "d_model": 48, "expansion_factor": 1536, "act_fn": act_fn,
+                                "top_k": 32, "hook_points_in": inputs, "hook_points_out": outputs});
+            job["initializer"]["init_encoder_with_decoder_transpose"] = json!(false);
+            job["trainer"]["clip_grad_norm"] = json!(1.0);
+            let trainer = [("initial_k", 32), ("total_training_tokens", 4096), ("lr_warm_up_steps", 2)];
+            set(&mut job["trainer"], &trainer);
+            job["activation_factory"]["hook_points"] = json!([&inputs[..], &outputs[..]].concat());
+            let stream = [("batch_size", 256), ("buffer_size", 50_000), ("model_batch_size", 500)];
+            set(&mut job["activation_factory"], &stream);
+        });
+    }
+}
+
+#[test]
+fn one_more_hook_point_costs_a_captured_pass_and_its_share_of_batches() {
+    let dir = tempfile::tempdir().unwrap();
+    tiny::world(dir.path(), 5);
+    let plan = |more: &[&str]| {
+        let s = from_tree(&tiny::job(dir.path(), "out", more)).unwrap();
+        runners::plan(&s, &registry()).unwrap()
+    };
+    let of = |more: &[&str]| {
+        let plan = plan(more);
+        plan.memory.iter().find(|m| m.what == "batches and model activations").unwrap().bytes
+    };
+    let two = format!("activation_factory.hook_points=[\"{HOOK}\", \"blocks.1.hook_resid_post\"]");
+    // One more hook point of 48: a captured pass of 96 tokens, and nine batches of 64 rows with a copy.
+    let more = of(&[&two]) - of(&[]);
+    assert_eq!(more, 4 * 48 * (96 + 10 * 64));
+}
