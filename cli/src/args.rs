@@ -31,6 +31,7 @@ pub enum Command {
     Analyze(Analyze),
     #[command(name = "to-jumprelu")]
     ToJumpRelu(ToJumpRelu),
+    Autointerp(Autointerp),
     Show(Show),
     List(List),
     Devices(Devices),
@@ -196,6 +197,48 @@ pub struct ToJumpRelu {
     /// Device to use instead of the one the settings name: cpu, reference, auto
     #[arg(long)]
     pub device: Option<String>,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Have a language model explain features in words, and test the explanations
+///
+/// Asks any endpoint that speaks OpenAI's chat completions about the texts `lm-saes analyze` stored; explanations and scores go
+/// into the same store. The key is read from OPENAI_API_KEY, the address from OPENAI_BASE_URL, where the settings give none. A
+/// run that was cut off goes on when the same command is given again.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  lm-saes autointerp quickstart --store results/quickstart/lm-saes.db --model gpt-4o-mini --plan\n  lm-saes autointerp my-sae --model llama3 --base-url http://localhost:11434/v1 --features 0-99,512\n  lm-saes autointerp autointerp.toml --set auto_interp.scorer_type='[\"detection\",\"intruder\"]'"
+)]
+pub struct Autointerp {
+    /// Name of a dictionary in the store, or a settings file: TOML, YAML or JSON, with the reference system's names
+    #[arg(value_name = "NAME|FILE")]
+    pub what: String,
+    /// The store: a file, or mongodb://…; lm-saes.db if not given
+    #[arg(long, value_name = "FILE|URI", env = "LM_SAES_STORE")]
+    pub store: Option<String>,
+    /// Series; may be left out while a name is unique
+    #[arg(long, short, env = "SAE_SERIES")]
+    pub series: Option<String>,
+    /// Name of the analysis
+    #[arg(long, short)]
+    pub analysis: Option<String>,
+    /// Model to ask
+    #[arg(long)]
+    pub model: Option<String>,
+    /// Address of the endpoint up to /v1
+    #[arg(long, value_name = "URL")]
+    pub base_url: Option<String>,
+    /// Features to explain, such as 0-99,512; all that fire if not given
+    #[arg(long, value_name = "LIST")]
+    pub features: Option<String>,
+    /// Print what would be asked and an estimate of its cost, and stop; asks nothing
+    #[arg(long)]
+    pub plan: bool,
+    /// Override one setting, for example --set auto_interp.prompt_price=0.15 (repeatable)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,

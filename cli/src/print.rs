@@ -28,6 +28,15 @@ pub fn count(n: u64) -> String {
     out
 }
 
+/// `1 234`, and `2.5` or `0.04` of what is slow.
+pub fn rate(per_second: f64) -> String {
+    match per_second {
+        10.0.. => count(per_second as u64),
+        1.0..10.0 => format!("{per_second:.1}"),
+        _ => format!("{per_second:.2}"),
+    }
+}
+
 /// `2h05m`, `3m07s`, `12s`.
 pub fn duration(d: Duration) -> String {
     let s = d.as_secs();
@@ -80,6 +89,11 @@ mod tests {
     fn counts_are_grouped_in_threes() {
         assert_eq!(count(7), "7");
         assert_eq!(count(1_234_567), "1 234 567");
+    }
+
+    #[test]
+    fn slow_rates_keep_their_decimals() {
+        assert_eq!([1234.5, 2.54, 0.042].map(rate), ["1 234", "2.5", "0.04"]);
     }
 
     #[test]

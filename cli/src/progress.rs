@@ -117,7 +117,7 @@ impl Observer for Console {
             print::count(a.done),
             print::count(a.total),
             a.what,
-            print::count(a.per_second as u64),
+            print::rate(a.per_second),
             print::duration(a.remaining)
         );
         let finished = a.done >= a.total;

@@ -6,10 +6,12 @@
 
 pub mod activations;
 pub mod analysis;
+pub mod autointerp;
 pub mod data;
 pub mod dictionary;
 mod error;
 pub mod files;
+pub mod http;
 pub mod lm;
 pub mod runners;
 pub mod settings;

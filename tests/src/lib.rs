@@ -5,6 +5,7 @@
 pub mod damage;
 pub mod gguf;
 pub mod golden;
+pub mod stub;
 pub mod tiny;
 
 use lm_saes::{

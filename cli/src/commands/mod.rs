@@ -1,6 +1,7 @@
 //! One file per command.
 
 pub mod analyze;
+pub mod autointerp;
 pub mod devices;
 pub mod evaluate;
 pub mod list;

@@ -71,7 +71,7 @@ fn show_feature(args: &ShowFeature) -> Result<()> {
 }
 
 /// The dictionary of this name, in the series given or the only one.
-fn find(store: &dyn Store, name: &str, series: Option<&str>) -> Result<DictionaryKey> {
+pub fn find(store: &dyn Store, name: &str, series: Option<&str>) -> Result<DictionaryKey> {
     let all: Vec<DictionaryKey> = store.dictionaries(series)?.into_iter().map(|d| d.key).collect();
     let mut named = all.iter().filter(|k| k.name == name);
     match (named.next(), named.next()) {
@@ -107,7 +107,11 @@ fn lines(f: &Feature, record: &AnalysisRecord, extent: Extent, colour: bool) -> 
         a.mean_act,
     )];
     if let Some(i) = &f.interpretation {
-        out.push(format!("  {}", clean(&i.text)));
+        let scores: Vec<String> = i.scores.iter().map(|(name, v)| format!("{name} {v:.2}")).collect();
+        let by = std::iter::once(i.explainer.as_str()).filter(|e| !e.is_empty());
+        let by: Vec<&str> = by.chain(scores.iter().map(String::as_str)).collect();
+        let by = if by.is_empty() { String::new() } else { format!(" ({})", by.join(", ")) };
+        out.push(format!("  {}", clean(&format!("{}{by}", i.text))));
     }
     let tokens = |side: &[TokenLogit]| -> Vec<String> {
         side.iter().map(|t| format!("{:?} {:.2}", t.token, t.logit)).collect()

@@ -1,6 +1,7 @@
 //! One function per job; what the command line and embedders call.
 
 mod analyze;
+mod autointerp;
 mod evaluate;
 mod memory;
 mod plan;
@@ -10,6 +11,7 @@ mod train;
 mod workbench;
 
 pub use analyze::{AnalysisJob, AnalyzeReport, analyze, analyze_on};
+pub use autointerp::{AutoInterpPlan, AutoInterpReport, auto_interp, plan_auto_interp};
 pub use evaluate::evaluate;
 pub use plan::{LargeTensor, MemberPlan, Memory, Plan, SweepPlan, plan, plan_sweep};
 pub use sweep::{MemberReport, Outcome, SweepReport, sweep};

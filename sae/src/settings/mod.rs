@@ -5,6 +5,7 @@ pub use crate::dictionary::settings::{
 };
 mod activations;
 mod analyze;
+mod autointerp;
 mod data;
 mod dtype;
 mod evaluate;
@@ -20,6 +21,7 @@ pub use activations::{
     ActivationFactorySettings, ActivationSource, BufferShuffle, CachePath, CachedSource, DatasetSource,
 };
 pub use analyze::{AnalyzeSettings, AnalyzerSettings, SubsampleSettings, load_analysis};
+pub use autointerp::{AutoInterpSettings, ExplainerSettings, ExplainerType, ScorerType};
 pub use data::DatasetSettings;
 pub use dtype::DTypeName;
 pub use evaluate::load_evaluation;
