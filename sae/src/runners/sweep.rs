@@ -162,7 +162,7 @@ impl Job<'_> {
                     State::Training(Box::new(trainer))
                 }
             };
-            let trackers = trackers(m.settings.result_path());
+            let trackers = trackers(&m.settings);
             members.push(Member { name, trackers, identity, evaluated: m.settings.eval, state });
         }
         let mut source = Replay::new(held, &mut live);
@@ -285,6 +285,7 @@ impl Job<'_> {
     fn finish(&mut self, sweep: &mut Sweep, i: usize, complete: bool) -> Result<MemberReport> {
         let mut report = self.rest(sweep, i);
         if let Some(trainer) = sweep.complete(i) {
+            sweep.end_trackers(i, self.observer)?;
             let (steps, tokens) = (trainer.steps(), trainer.tokens());
             let mut dictionary = trainer.into_dictionary();
             let settings = &self.settings.members[i].settings;

@@ -14,7 +14,7 @@ use crate::{
         initialise, resume_point,
         schedules::Schedules,
         snapshot,
-        trackers::{JsonLines, TensorBoard, Tracker},
+        trackers::{JsonLines, TensorBoard, Tracker, Wandb, WandbAccess},
         trainer_identity,
     },
 };
@@ -127,7 +127,7 @@ pub fn train_on(
         q,
         Fit {
             source: &mut source,
-            trackers: &mut trackers(&root),
+            trackers: &mut trackers(settings),
             observer,
             evaluate: if settings.eval { Some(&mut measure) } else { None },
             identity: &identity,
@@ -152,11 +152,38 @@ pub fn train_on(
     Ok(TrainReport { ended, steps, tokens, elapsed, resumed_from, best_norm, evaluation, path, dictionary })
 }
 
-pub(super) fn trackers(root: &Path) -> Vec<Box<dyn Tracker>> {
-    vec![
+/// Records go to files beside the result, and to Weights & Biases where the settings have a table for it.
+pub(super) fn trackers(settings: &TrainSettings) -> Vec<Box<dyn Tracker>> {
+    let root = settings.result_path();
+    let mut all: Vec<Box<dyn Tracker>> = vec![
         Box::new(JsonLines::new(root.join("metrics.jsonl"))),
         Box::new(TensorBoard::new(root.join("tensorboard"))),
-    ]
+    ];
+    if let Some(wandb) = &settings.wandb {
+        all.push(Box::new(Wandb::new(root, wandb, run_config(settings), WandbAccess::from_env())));
+    }
+    all
+}
+
+/// The settings as a tracker shows them: all that decide the result, no addresses and no keys.
+fn run_config(settings: &TrainSettings) -> Value {
+    let sae = match &settings.sae {
+        DictionaryChoice::Settings(s) => json!(s),
+        DictionaryChoice::Pretrained(p) => json!({ "pretrained_name_or_path": p.pretrained_name_or_path }),
+    };
+    json!({
+        "sae": sae,
+        "sae_name": settings.sae_name,
+        "sae_series": settings.sae_series,
+        "initializer": settings.initializer,
+        "trainer": settings.trainer,
+        "activation_factory": settings.activation_factory,
+        "datasets": settings.datasets,
+        "model": settings.model,
+        "model_name": settings.model_name,
+        "device_type": settings.device_type,
+        "fold_activation_scale": settings.fold_activation_scale,
+    })
 }
 
 /// Evaluates if asked to, folds if asked to, and writes the final checkpoint.

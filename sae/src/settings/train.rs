@@ -27,7 +27,7 @@ pub struct TrainSettings {
     /// Where activations come from. A crosscoder's list of factories, equal but for their hook points, is one with all of those.
     #[serde(alias = "activation_factories", deserialize_with = "one_or_many")]
     pub activation_factory: ActivationFactorySettings,
-    /// Weights & Biases. Parsed; records go to files beside the result.
+    /// Weights & Biases: a run file beside the result, sent at once where `WANDB_API_KEY` is set.
     #[serde(default)]
     pub wandb: Option<WandbSettings>,
     /// Evaluate on the language model every `trainer.eval_frequency` steps and at the end.

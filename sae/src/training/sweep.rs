@@ -8,7 +8,7 @@ use super::{
     shared_rows::SharedRows,
     snapshot,
     source::BatchSource,
-    trackers::Tracker,
+    trackers::{self, Tracker},
     trainer::Evaluate,
 };
 use crate::{Error, Result, dictionary::Dictionary};
@@ -241,6 +241,7 @@ impl Sweep {
             let State::Training(trainer) = &mut m.state else { continue };
             let evaluate = evaluate.as_deref_mut().filter(|_| m.evaluated);
             trainer.after_step(q, &mut m.trackers, evaluate, &mut Silent, &report)?;
+            trackers::tell(&mut m.trackers, observer);
             let tokens_per_second = self.tokens as f64 / seconds;
             progress
                 .push((i, Progress { tokens_per_second, ..trainer.progress(&report, (began, first, 0)) }));
@@ -267,6 +268,14 @@ impl Sweep {
             State::Training(trainer) => Some(*trainer),
             _ => None,
         }
+    }
+
+    /// Ends the trackers of a member that has ended well.
+    pub fn end_trackers(&mut self, member: usize, observer: &mut dyn Observer) -> Result<()> {
+        let Some(m) = self.members.get_mut(member) else { return Ok(()) };
+        m.trackers.iter_mut().try_for_each(|t| t.end(true))?;
+        trackers::tell(&mut m.trackers, observer);
+        Ok(())
     }
 
     /// Whether a member in training asks for a snapshot after the last step.

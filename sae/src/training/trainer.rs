@@ -9,7 +9,7 @@ use super::{
     schedules::Schedules,
     snapshot,
     source::{self, BatchSource, InputBuffers},
-    trackers::{Record, Tracker},
+    trackers::{self, Record, Tracker},
 };
 use crate::{
     Error, Result,
@@ -266,10 +266,20 @@ impl Trainer {
         for t in fit.trackers.iter_mut() {
             t.start(self.step)?;
         }
+        trackers::tell(fit.trackers, fit.observer);
+        let ended = self.fit_steps(q, &mut fit);
+        let told = fit.trackers.iter_mut().try_for_each(|t| t.end(ended.is_ok()));
+        trackers::tell(fit.trackers, fit.observer);
+        // What went wrong in training comes first.
+        let ended = ended?;
+        told.map(|()| ended)
+    }
+
+    fn fit_steps(&mut self, q: &mut Queue, fit: &mut Fit<'_>) -> Result<Ended> {
         let began = (Instant::now(), self.step, self.tokens);
         while !self.is_complete() {
             let Some(mut batch) = fit.source.next(q)? else {
-                self.snapshot(q, &mut fit)?;
+                self.snapshot(q, fit)?;
                 return Ok(Ended::EndOfStream);
             };
             // Nothing to learn from padding alone.
@@ -280,11 +290,12 @@ impl Trainer {
             drop(batch);
             let flow = fit.observer.step(&self.progress(&report, began));
             self.after_step(q, fit.trackers, fit.evaluate.as_deref_mut(), fit.observer, &report)?;
+            trackers::tell(fit.trackers, fit.observer);
             if self.snapshot_due() {
-                self.snapshot(q, &mut fit)?;
+                self.snapshot(q, fit)?;
             }
             if flow.is_break() && !self.is_complete() {
-                self.snapshot(q, &mut fit)?;
+                self.snapshot(q, fit)?;
                 return Ok(Ended::Stopped);
             }
         }

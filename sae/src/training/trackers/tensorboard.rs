@@ -1,7 +1,10 @@
 //! TensorBoard event files, written by hand: records framed by length and masked CRC-32C, each a small protobuf `Event`.
 //! Only what scalars need.
 
-use super::{Record, Tracker};
+use super::{
+    Record, Tracker,
+    wire::{CASTAGNOLI, bytes, crc, double, float, varint},
+};
 use crate::{Error, Result};
 use std::{
     fs::{self, File},
@@ -101,54 +104,14 @@ fn frame(data: &[u8]) -> Vec<u8> {
     let length = (data.len() as u64).to_le_bytes();
     let mut out = Vec::with_capacity(data.len() + 16);
     out.extend(length);
-    out.extend(masked(crc32c(&length)).to_le_bytes());
+    out.extend(masked(crc(CASTAGNOLI, &length)).to_le_bytes());
     out.extend(data);
-    out.extend(masked(crc32c(data)).to_le_bytes());
+    out.extend(masked(crc(CASTAGNOLI, data)).to_le_bytes());
     out
 }
 
 fn masked(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xA282_EAD8)
-}
-
-/// CRC-32C (Castagnoli), bit by bit: records are small and rare.
-fn crc32c(data: &[u8]) -> u32 {
-    !data.iter().fold(!0u32, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |c, _| (c >> 1) ^ (0x82F6_3B78 & (c & 1).wrapping_neg()))
-    })
-}
-
-fn raw_varint(out: &mut Vec<u8>, mut v: u64) {
-    while v >= 0x80 {
-        out.push(v as u8 | 0x80);
-        v >>= 7;
-    }
-    out.push(v as u8);
-}
-
-fn key(out: &mut Vec<u8>, field: u64, wire: u64) {
-    raw_varint(out, field << 3 | wire);
-}
-
-fn varint(out: &mut Vec<u8>, field: u64, v: u64) {
-    key(out, field, 0);
-    raw_varint(out, v);
-}
-
-fn double(out: &mut Vec<u8>, field: u64, v: f64) {
-    key(out, field, 1);
-    out.extend(v.to_le_bytes());
-}
-
-fn bytes(out: &mut Vec<u8>, field: u64, v: &[u8]) {
-    key(out, field, 2);
-    raw_varint(out, v.len() as u64);
-    out.extend(v);
-}
-
-fn float(out: &mut Vec<u8>, field: u64, v: f32) {
-    key(out, field, 5);
-    out.extend(v.to_le_bytes());
 }
 
 #[cfg(test)]
@@ -205,19 +168,14 @@ mod tests {
         let mut all = Vec::new();
         while !file.is_empty() {
             let length = take(&mut file, 8);
-            let crc = u32::from_le_bytes(take(&mut file, 4).try_into().unwrap());
-            assert_eq!(crc, masked(crc32c(length)));
+            let sum = u32::from_le_bytes(take(&mut file, 4).try_into().unwrap());
+            assert_eq!(sum, masked(crc(CASTAGNOLI, length)));
             let data = take(&mut file, u64::from_le_bytes(length.try_into().unwrap()) as usize);
-            let crc = u32::from_le_bytes(take(&mut file, 4).try_into().unwrap());
-            assert_eq!(crc, masked(crc32c(data)));
+            let sum = u32::from_le_bytes(take(&mut file, 4).try_into().unwrap());
+            assert_eq!(sum, masked(crc(CASTAGNOLI, data)));
             all.push(data.to_vec());
         }
         all
-    }
-
-    #[test]
-    fn the_checksum_is_castagnolis() {
-        assert_eq!(crc32c(b"123456789"), 0xE306_9283);
     }
 
     #[test]
