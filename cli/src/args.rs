@@ -31,6 +31,7 @@ pub enum Command {
     Analyze(Analyze),
     #[command(name = "to-jumprelu")]
     ToJumpRelu(ToJumpRelu),
+    Generate(Generate),
     Autointerp(Autointerp),
     Show(Show),
     List(List),
@@ -128,6 +129,28 @@ pub struct Sweep {
 pub struct Evaluate {
     #[command(flatten)]
     pub settings: SettingsArgs,
+}
+
+/// Write a language model's activations to disk
+///
+/// Training, evaluation and analysis then read them (a source with type = "activations" and path = the folder) and the model does
+/// not run again. A run that was cut off goes on with --resume.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  lm-saes generate generate.toml --plan\n  lm-saes generate generate.toml --set total_tokens=1000000\n  lm-saes generate generate.toml --set int8=true --resume"
+)]
+pub struct Generate {
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+    /// Print the disk space it will take, and stop
+    #[arg(long)]
+    pub plan: bool,
+    /// Continue from the snapshot in the output folder
+    #[arg(long, conflicts_with_all = ["plan", "overwrite"])]
+    pub resume: bool,
+    /// Replace chunks that are there
+    #[arg(long, conflicts_with = "plan")]
+    pub overwrite: bool,
 }
 
 /// Find out what every feature of a dictionary does, into a store

@@ -32,6 +32,7 @@ fn run(cli: &args::Cli) -> Result<()> {
         args::Command::Evaluate(a) => commands::evaluate::run(a, &registry),
         args::Command::ToJumpRelu(a) => commands::to_jumprelu::run(a, &registry),
         args::Command::Analyze(a) => commands::analyze::run(a, &registry),
+        args::Command::Generate(a) => commands::generate::run(a, &registry),
         args::Command::Autointerp(a) => commands::autointerp::run(a),
         args::Command::Show(a) => commands::show::run(a),
         args::Command::List(a) => commands::list::run(a),

@@ -136,6 +136,7 @@ impl TensorFile {
                 .chunks_exact(4)
                 .map(|c| u32::from_le_bytes(c.try_into().unwrap_or_default()).into())
                 .collect(),
+            Dtype::I8 => d.iter().map(|&b| i8::from_le_bytes([b]).into()).collect(),
             Dtype::U8 | Dtype::BOOL => d.iter().map(|&b| b.into()).collect(),
             other => return Err(self.tensor_error(name, format!("stored as {other:?}, expected integers"))),
         };

@@ -3,15 +3,15 @@
 use super::ActivationStream;
 use crate::{
     Error, Result,
-    data::{ContextReader, Order, TokenPolicy, TokenStream, Tokenize, WeightedSource},
-    settings::{ActivationFactorySettings, ActivationSource, DatasetSettings},
+    data::{ChunkReader, ContextReader, Order, TokenPolicy, TokenStream, Tokenize, WeightedSource},
+    settings::{ActivationFactorySettings, ActivationSource, CachePath, DatasetSettings},
 };
 use std::{collections::BTreeMap, sync::Arc};
 
-/// Opens the text of every source and starts a stream over it.
+/// Opens every source and starts a stream over it.
 ///
 /// # Errors
-/// Names the source that is missing under `datasets`, cannot be opened, or is of a kind that is not supported.
+/// Names the source that is missing under `datasets` or cannot be opened.
 pub fn open_stream(
     settings: &ActivationFactorySettings,
     datasets: &BTreeMap<String, DatasetSettings>,
@@ -21,7 +21,7 @@ pub fn open_stream(
     ActivationStream::new(settings.stream(), open_tokens(settings, datasets, tokenizer, policy)?)
 }
 
-/// Opens the text of every source as token batches alone, for work that needs whole contexts and the model itself.
+/// Opens every source as token batches alone, for work that needs whole contexts and the model itself.
 pub fn open_tokens(
     settings: &ActivationFactorySettings,
     datasets: &BTreeMap<String, DatasetSettings>,
@@ -42,12 +42,27 @@ pub fn open_tokens(
             let text = Arc::new(data.open(&s.name)?);
             let order = Order { repeat: s.repeat, shuffle_seed: s.shuffle_records.then(|| settings.seed()) };
             let reader = ContextReader::new(text, tokenizer.clone(), policy.clone(), order)?;
+            Ok(WeightedSource { name: s.name.clone(), weight: s.sample_weights, reader: reader.into() })
+        }
+        ActivationSource::Activations(s) => {
+            let folder = |hook: &String| match &s.path {
+                CachePath::Root(root) => Ok((hook.clone(), root.join(hook))),
+                CachePath::PerHook(folders) => {
+                    let folder = folders.get(hook).ok_or_else(|| {
+                        let what = format!("source {:?} has no path for {hook}", s.name);
+                        Error::setting("activation_factory.sources", what)
+                    })?;
+                    Ok((hook.clone(), folder.clone()))
+                }
+            };
+            let folders: Vec<_> = settings.hook_points.iter().map(folder).collect::<Result<_>>()?;
+            let root = match &s.path {
+                CachePath::Root(root) => root.clone(),
+                CachePath::PerHook(_) => folders.first().map(|f| f.1.clone()).unwrap_or_default(),
+            };
+            let reader = ChunkReader::open(&root, &folders, policy.clone())?.into();
             Ok(WeightedSource { name: s.name.clone(), weight: s.sample_weights, reader })
         }
-        ActivationSource::Activations(s) => Err(Error::Unsupported {
-            what: format!("source {:?} of cached activations", s.name),
-            why: "activations are computed from text for now; give a source of type dataset".into(),
-        }),
     };
     let sources = settings.sources.iter().map(open).collect::<Result<_>>()?;
     TokenStream::new(sources, settings.seed(), settings.model_batch_size)

@@ -153,14 +153,25 @@ impl ActivationStream {
             return Ok(());
         }
         let hooks = &self.settings.hook_points;
-        let acts = if hooks.is_empty() { Vec::new() } else { model.activations(q, hooks, tokens)? };
         let rows = tokens.ids.len();
+        let unit = self.buffer.unit;
+        if unit > 1 && tokens.len != unit {
+            let what = format!(
+                "a batch has contexts of {} tokens, but activation_factory.context_size is {unit}; set it to that",
+                tokens.len
+            );
+            return Err(Error::Data { what });
+        }
+        let acts = match self.tokens.cached() {
+            _ if hooks.is_empty() => Vec::new(),
+            Some(cache) => cache.activations(q, hooks, rows)?,
+            None => model.activations(q, hooks, tokens)?,
+        };
         if acts.len() != hooks.len() || acts.iter().any(|a| a.rows() != rows) {
             let what =
                 format!("the model gave {acts:?} for {rows} tokens and hook points {}", hooks.join(", "));
             return Err(Error::Data { what });
         }
-        let unit = self.buffer.unit;
         let views: Vec<View<'_>> =
             acts.iter().map(|a| a.view().reshaped(rows / unit, a.cols() * unit)).collect();
         let only = (flat && valid.len() < rows).then_some(valid.as_slice());

@@ -100,7 +100,7 @@ impl Case {
             let source = TextSource::open(&dir.join(format!("{i}.txt")), &options).unwrap();
             let reader =
                 ContextReader::new(Arc::new(source), Arc::new(Bytes), self.policy.clone(), order).unwrap();
-            WeightedSource { name: i.to_string(), weight, reader }
+            WeightedSource { name: i.to_string(), weight, reader: reader.into() }
         };
         let sources = self.sources.iter().enumerate().map(open).collect();
         TokenStream::new(sources, self.seed, self.model_batch_size).unwrap()

@@ -1,6 +1,7 @@
 //! Text to token batches: text files as numbered records, one explicit policy for turning records into contexts, several
 //! weighted sources as one stream. Every position is a few integers, and going to one costs one record.
 
+mod cache;
 mod contexts;
 mod policy;
 pub mod random;
@@ -8,7 +9,8 @@ mod record;
 mod text;
 mod tokens;
 
+pub use cache::{Chunk, ChunkReader, ChunkWriter, Loss, Storage, check_empty};
 pub use contexts::{ContextReader, Order, Place, Tokenize};
 pub use policy::{Overflow, TokenBatch, TokenPolicy};
 pub use text::{SampleBy, TextOptions, TextSource};
-pub use tokens::{SourceCursor, TokenCursor, TokenStream, WeightedSource};
+pub use tokens::{Reader, SourceCursor, TokenCursor, TokenStream, WeightedSource};

@@ -1,9 +1,11 @@
-//! Several weighted text sources as one stream of token batches. Which source comes next depends on the seed and the number
-//! of draws alone, so the whole position is a small cursor and going there costs nothing.
+//! Several weighted sources as one stream of token batches: text, or activations kept on disk with their tokens. Which source
+//! comes next depends on the seed and the number of draws alone, so the whole position is a small cursor and going there costs
+//! nothing.
 
-use super::{ContextReader, Place, TokenBatch, TokenPolicy, random};
+use super::{ChunkReader, ContextReader, Place, TokenBatch, TokenPolicy, random};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 /// One source of a [`TokenStream`].
 pub struct WeightedSource {
@@ -12,7 +14,91 @@ pub struct WeightedSource {
     /// Relative frequency of its model batches.
     pub weight: f64,
     /// Its contexts.
-    pub reader: ContextReader,
+    pub reader: Reader,
+}
+
+/// What a source reads.
+pub enum Reader {
+    /// Text; its activations take a model.
+    Text(ContextReader),
+    /// Cached activations; a chunk is a batch.
+    Chunks(ChunkReader),
+}
+
+impl From<ContextReader> for Reader {
+    fn from(r: ContextReader) -> Self {
+        Self::Text(r)
+    }
+}
+
+impl From<ChunkReader> for Reader {
+    fn from(r: ChunkReader) -> Self {
+        Self::Chunks(r)
+    }
+}
+
+impl Reader {
+    fn next_batch(&mut self, n: usize) -> Result<Option<TokenBatch>> {
+        match self {
+            Self::Text(r) => {
+                let contexts = r.take(n)?;
+                Ok((!contexts.is_empty()).then(|| r.policy().batch(&contexts)))
+            }
+            Self::Chunks(r) => r.next_batch(),
+        }
+    }
+
+    /// How contexts are made.
+    pub fn policy(&self) -> &TokenPolicy {
+        match self {
+            Self::Text(r) => r.policy(),
+            Self::Chunks(r) => r.policy(),
+        }
+    }
+
+    fn at_end(&self) -> bool {
+        match self {
+            Self::Text(r) => r.at_end(),
+            Self::Chunks(r) => r.at_end(),
+        }
+    }
+
+    fn share(&self) -> Option<f64> {
+        match self {
+            Self::Text(r) => r.share(),
+            Self::Chunks(r) => Some(r.place().record as f64 / r.records().max(1) as f64),
+        }
+    }
+
+    /// Where it is on disk.
+    fn path(&self) -> &Path {
+        match self {
+            Self::Text(r) => r.source().path(),
+            Self::Chunks(r) => r.path(),
+        }
+    }
+
+    /// Records or chunks, and bytes.
+    fn extent(&self) -> (u64, u64) {
+        match self {
+            Self::Text(r) => (r.source().records(), r.source().bytes()),
+            Self::Chunks(r) => (r.records(), r.bytes()),
+        }
+    }
+
+    fn place(&self) -> Place {
+        match self {
+            Self::Text(r) => r.place(),
+            Self::Chunks(r) => r.place(),
+        }
+    }
+
+    fn seek(&mut self, place: Place) {
+        match self {
+            Self::Text(r) => r.seek(place),
+            Self::Chunks(r) => r.seek(place),
+        }
+    }
 }
 
 /// Token batches from weighted sources, until all of them end.
@@ -22,6 +108,8 @@ pub struct TokenStream {
     model_batch_size: usize,
     draws: u64,
     tokens: u64,
+    /// The source of the last batch.
+    last: usize,
 }
 
 /// The position of a [`TokenStream`].
@@ -67,21 +155,29 @@ impl TokenStream {
         if model_batch_size == 0 {
             return Err(Error::setting("activation_factory.model_batch_size", "must be at least 1"));
         }
-        Ok(Self { sources, seed, model_batch_size, draws: 0, tokens: 0 })
+        Ok(Self { sources, seed, model_batch_size, draws: 0, tokens: 0, last: 0 })
     }
 
     /// The next batch, or none when every source has ended.
     pub fn next_batch(&mut self) -> Result<Option<TokenBatch>> {
         while let Some(source) = self.draw() {
-            let contexts = self.sources[source].reader.take(self.model_batch_size)?;
-            self.draws += 1;
+            let batch = self.sources[source].reader.next_batch(self.model_batch_size)?;
+            (self.draws, self.last) = (self.draws + 1, source);
             // A source may find only on reading that nothing was left; then it is at its end and not drawn again.
-            if !contexts.is_empty() {
-                self.tokens += contexts.iter().map(|c| c.len() as u64).sum::<u64>();
-                return Ok(Some(self.policy().batch(&contexts)));
+            if let Some(batch) = batch {
+                self.tokens += batch.lengths.iter().sum::<usize>() as u64;
+                return Ok(Some(batch));
             }
         }
         Ok(None)
+    }
+
+    /// The cache from which the last batch came, if it came from one.
+    pub fn cached(&self) -> Option<&ChunkReader> {
+        match &self.sources[self.last].reader {
+            Reader::Chunks(r) => Some(r),
+            Reader::Text(_) => None,
+        }
     }
 
     /// The source of the next batch, drawn from those that go on.
@@ -124,7 +220,7 @@ impl TokenStream {
     pub fn share(&self) -> Option<f64> {
         let (mut read, mut all) = (0.0, 0.0);
         for s in self.sources.iter().filter(|s| s.weight > 0.0) {
-            let bytes = s.reader.source().bytes() as f64;
+            let bytes = s.reader.extent().1 as f64;
             read += s.reader.share()? * bytes;
             all += bytes;
         }
@@ -133,11 +229,9 @@ impl TokenStream {
 
     /// The position now.
     pub fn cursor(&self) -> TokenCursor {
-        let sources = self.sources.iter().map(|s| SourceCursor {
-            name: s.name.clone(),
-            records: s.reader.source().records(),
-            bytes: s.reader.source().bytes(),
-            place: s.reader.place(),
+        let sources = self.sources.iter().map(|s| {
+            let (records, bytes) = s.reader.extent();
+            SourceCursor { name: s.name.clone(), records, bytes, place: s.reader.place() }
         });
         TokenCursor { draws: self.draws, tokens: self.tokens, sources: sources.collect() }
     }
@@ -155,14 +249,14 @@ impl TokenStream {
             return Err(Error::Data { what });
         }
         for (s, c) in self.sources.iter().zip(&cursor.sources) {
-            let source = s.reader.source();
-            if (source.records(), source.bytes()) != (c.records, c.bytes) {
+            let (records, bytes) = s.reader.extent();
+            if (records, bytes) != (c.records, c.bytes) {
                 let what = format!(
                     "{} has {} records and {} bytes, but {} and {} when the snapshot was taken; \
                      a run can only go on with the same data",
-                    source.path().display(),
-                    source.records(),
-                    source.bytes(),
+                    s.reader.path().display(),
+                    records,
+                    bytes,
                     c.records,
                     c.bytes
                 );
@@ -195,7 +289,7 @@ pub(crate) mod tests {
             let text = source(dir, &format!("{letter}.txt"), &vec![letter; n]);
             let p = policy(2, Overflow::Truncate);
             let reader = ContextReader::new(text, Arc::new(Letters::default()), p, repeated(repeat)).unwrap();
-            WeightedSource { name: letter.into(), weight, reader }
+            WeightedSource { name: letter.into(), weight, reader: reader.into() }
         });
         TokenStream::new(sources.collect(), seed, 4).unwrap()
     }

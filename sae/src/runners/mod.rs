@@ -3,6 +3,7 @@
 mod analyze;
 mod autointerp;
 mod evaluate;
+mod generate;
 mod memory;
 mod plan;
 mod sweep;
@@ -13,6 +14,7 @@ mod workbench;
 pub use analyze::{AnalysisJob, AnalyzeReport, analyze, analyze_on};
 pub use autointerp::{AutoInterpPlan, AutoInterpReport, auto_interp, plan_auto_interp};
 pub use evaluate::evaluate;
+pub use generate::{GeneratePlan, GenerateReport, generate, plan_generate};
 pub use plan::{LargeTensor, MemberPlan, Memory, Plan, SweepPlan, plan, plan_sweep};
 pub use sweep::{MemberReport, Outcome, SweepReport, sweep};
 pub use to_jumprelu::{ToJumpReluPlan, ToJumpReluReport, plan_to_jumprelu, to_jumprelu};

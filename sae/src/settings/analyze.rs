@@ -270,7 +270,10 @@ fn of_training(training: &Value) -> Value {
         map.shift_remove("buffer_shuffle");
         map.entry("context_size").or_insert(json!(256));
         for source in map.get_mut("sources").and_then(Value::as_array_mut).into_iter().flatten() {
-            source["repeat"] = json!(false);
+            // A cache is read once as it is.
+            if source["type"] == "dataset" {
+                source["repeat"] = json!(false);
+            }
         }
     }
     let result = training["trainer"].get("exp_result_path").cloned().unwrap_or_else(|| json!("results"));

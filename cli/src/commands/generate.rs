@@ -1,0 +1,90 @@
+//! `lm-saes generate`: a language model's activations on disk.
+
+use super::train::load_settings;
+use crate::{args::Generate, print, progress::Console};
+use anyhow::Result;
+use lm_saes::{
+    runners::{self, GeneratePlan, Start},
+    settings::GenerateSettings,
+};
+use lm_saes_runtime::Registry;
+use serde_json::json;
+
+pub fn run(args: &Generate, registry: &Registry) -> Result<()> {
+    let mut settings: GenerateSettings = load_settings(&args.settings)?;
+    if let Some(device) = &args.settings.device {
+        settings.device_type.clone_from(device);
+    }
+    let plan = runners::plan_generate(&settings)?;
+    if args.plan {
+        match args.settings.json {
+            true => println!("{:#}", json!(plan)),
+            false => report_plan(&plan),
+        }
+        return Ok(());
+    }
+    if !args.settings.json {
+        report_plan(&plan);
+    }
+    let start = match (args.resume, args.overwrite) {
+        (true, _) => Start::Resume,
+        (_, true) => Start::Overwrite,
+        _ => Start::Fresh,
+    };
+    let r = runners::generate(&settings, registry, &mut Console::new(), start)?;
+    let (tokens, took) = r.rate;
+    let per_second = tokens as f64 / took.as_secs_f64().max(1e-9);
+    let output = settings.output_dir.display();
+    if args.settings.json {
+        let losses: serde_json::Map<_, _> = r.losses.iter().map(|(h, l)| (h.clone(), json!(l))).collect();
+        println!(
+            "{:#}",
+            json!({
+                "complete": r.complete,
+                "tokens": r.tokens,
+                "chunks": r.chunks,
+                "resumed_from": r.resumed_from,
+                "rounding_share_of_variance": losses,
+                "tokens_per_second": per_second,
+                "output_dir": settings.output_dir,
+            })
+        );
+        return Ok(());
+    }
+    if let Some(chunks) = r.resumed_from {
+        println!("continued after {} chunks", print::count(chunks));
+    }
+    println!(
+        "{} tokens in {} chunks of each hook point ({} tokens/s)",
+        print::count(r.tokens),
+        print::count(r.chunks),
+        print::count(per_second as u64),
+    );
+    for (hook, loss) in &r.losses {
+        println!("  {hook}: rounding is {:.5} % of the variance", 100.0 * loss);
+    }
+    match r.complete {
+        true => println!("activations: {output}"),
+        false => println!("stopped; --resume continues"),
+    }
+    Ok(())
+}
+
+fn report_plan(p: &GeneratePlan) {
+    for (hook, width) in &p.widths {
+        println!("{hook}: {width} wide");
+    }
+    let token = print::bytes(p.bytes_per_token);
+    match (p.bytes, p.chunks) {
+        (Some(bytes), Some(chunks)) => println!(
+            "at most {} on disk: {} chunks of {} tokens, {token} a token",
+            print::bytes(bytes),
+            print::count(chunks),
+            print::count(p.tokens_per_chunk),
+        ),
+        _ => println!(
+            "{token} a token on disk, in chunks of {} tokens, until the text ends; total_tokens bounds it",
+            print::count(p.tokens_per_chunk)
+        ),
+    }
+}
