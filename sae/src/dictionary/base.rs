@@ -66,6 +66,19 @@ impl Base {
         Ok((all(self.settings.hook_points_in())?, all(self.settings.hook_points_out())?))
     }
 
+    /// Refuses decoder rows of norm 1 where scaling pre-activations to make up for them would change what is selected.
+    pub(super) fn check_unit_norms(&self) -> Result<()> {
+        if self.settings.gated() || !self.settings.act_fn().has_k() {
+            return Ok(());
+        }
+        Err(Error::Unsupported {
+            what: "decoder rows of norm 1".into(),
+            why: "without sparsity_include_decoder_norm this dictionary ranks pre-activations, whose order would \
+                  change"
+                .into(),
+        })
+    }
+
     /// Raw activations map to raw activations from now on.
     pub(super) fn folded(&mut self) {
         self.settings.common.norm_activation = NormActivation::Inference;

@@ -24,6 +24,7 @@ use crate::{
 };
 use lm_saes_runtime::{Arena, DType, MapKind, Queue, ReduceKind, Tensor, View};
 use std::ops::Range;
+pub(super) use work::LayerCodes;
 use work::{Store, Work};
 
 /// A cross-layer transcoder.

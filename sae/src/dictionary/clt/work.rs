@@ -46,7 +46,7 @@ pub(super) enum Store {
 }
 
 /// Sparse codes of every layer over its own S columns.
-pub(super) struct LayerCodes {
+pub(in crate::dictionary) struct LayerCodes {
     /// Values and columns of each layer, `[1, rows·k]`.
     layers: Vec<(Tensor, Tensor)>,
     /// Row offsets `[1, rows + 1]`: of each layer (batchtopk), or one for all (batchlayertopk); none when every row has k slots.
@@ -161,7 +161,8 @@ impl Work {
 }
 
 impl LayerCodes {
-    fn plan(
+    /// For up to `rows` rows; every selection has `k` slots a row.
+    pub fn plan(
         arena: &mut Arena,
         act_fn: ActFn,
         layers: usize,

@@ -1,21 +1,14 @@
 //! Decoder rows of norm 1 without another function: what a row loses, its feature gains.
 
 use super::{Coder, row_norms, set_row_norms};
-use crate::{Error, Result};
+use crate::Result;
 use lm_saes_runtime::{DType, Queue};
 
 impl Coder {
     /// `W_D[i] /= n_i`, and pre-activations `h_i` become `n_i·h_i`. Selection by `h·n` is as before; thresholds of `h` itself
     /// follow it, a ranking of `h` could not.
     pub(super) fn unit_norms(&mut self, q: &mut Queue) -> Result<()> {
-        if !self.gated() && self.base.settings.act_fn().has_k() {
-            return Err(Error::Unsupported {
-                what: "decoder rows of norm 1".into(),
-                why: "without sparsity_include_decoder_norm this dictionary ranks pre-activations, whose order \
-                      would change"
-                    .into(),
-            });
-        }
+        self.base.check_unit_norms()?;
         let mut norms = q.empty(self.p.w_d.value.rows(), 1, DType::F32)?;
         row_norms(q, &self.p.w_d.value, norms.view_mut())?;
         self.encoder.scale_features(q, norms.view())?;

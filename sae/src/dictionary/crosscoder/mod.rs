@@ -10,7 +10,7 @@ pub use settings::CrossCoderSettings;
 
 use super::{
     Base, Codes, Coefficients, DeadFeatures, Dictionary, LossTerms, Param, StepInput, grad,
-    heads::{self, Heads},
+    heads::{self, Heads, Way},
     norms_of, row_norms,
     settings::DictionarySettings,
     variants::Variant,
@@ -96,30 +96,31 @@ impl CrossCoder {
 
     fn run(&mut self, q: &mut Queue, inputs: &[View<'_>], k: usize, training: bool) -> Result<()> {
         self.check(inputs, "input")?;
-        let rows = inputs[0].rows();
+        let (rows, s) = (inputs[0].rows(), self.d_sae());
         self.heads.begin(q, rows, k, training, self.threshold.as_ref())?;
         self.heads.set_threshold(q, &self.base.running)?;
         self.gate_norms(q)?;
         let Some((bias, _)) = &mut self.work else { return Err(unplanned()) };
         q.reduce_rows(ReduceKind::Sum, &self.b_e.value, None, &mut *bias, 0.0)?;
-        for (head, x) in inputs.iter().enumerate() {
-            let w = self.w_e.value.rows_view(self.of(head)).slice_cols(0..x.cols());
-            let first = head == 0;
-            let bias = first.then(|| self.work.as_ref().map(|(b, _)| b.view())).flatten();
-            let beta = if first { 0.0 } else { 1.0 };
-            q.gemm(*x, w, self.heads.hidden_mut(), GemmOpts { tb: true, beta, bias, ..Default::default() })?;
-        }
-        self.heads.select(q, k)?;
+        let (w_e, bias) = (&self.w_e.value, bias.view());
+        self.heads.encode(q, k, |q, r, mut h| {
+            for (head, x) in inputs.iter().enumerate() {
+                let w = w_e.rows_view(head * s..(head + 1) * s).slice_cols(0..x.cols());
+                let (bias, beta) = if head == 0 { (Some(bias), 0.0) } else { (None, 1.0) };
+                let opts = GemmOpts { tb: true, beta, bias, ..Default::default() };
+                q.gemm(x.slice_rows(r.clone()), w, h.reborrow(), opts)?;
+            }
+            Ok(())
+        })?;
         for head in 0..self.n() {
             let bias = Some(self.b_d.value.rows_view(head..head + 1));
             let w = self.w_d.value.rows_view(self.of(head));
-            let y = self.y_hat[head].rows_mut(0..rows);
-            q.gemm(self.heads.codes(head), w, y, GemmOpts { bias, ..Default::default() })?;
+            self.heads.decode(q, head, w, bias, self.y_hat[head].rows_mut(0..rows))?;
         }
         Ok(())
     }
 
-    /// One head's way back: its decoder's gradients, and what it adds to that of the pre-activations.
+    /// One head's way back: its decoder's gradients, and what it adds to those of the encoders or of the pre-activations.
     fn head_back(
         &mut self,
         q: &mut Queue,
@@ -131,16 +132,31 @@ impl CrossCoder {
         let (rows, of) = (self.heads.rows(), self.of(head));
         let y_hat = self.y_hat[head].rows_view(0..rows);
         self.heads.error(q, head, y_hat, input.labels[head], input.weight)?;
-        let (f, dy, df) = self.heads.way_back(head)?;
-        let w = self.w_d.value.rows_view(of.clone());
-        q.gemm(dy, w, df, GemmOpts { tb: true, ..Default::default() })?;
-        q.gemm(f, dy, grad(&mut self.w_d)?.rows_mut(of), GemmOpts { ta: true, ..Default::default() })?;
-        q.reduce_rows(ReduceKind::Sum, dy, None, grad(&mut self.b_d)?.rows_mut(head..head + 1), 0.0)?;
-        self.heads.backward(q, head, loss, c)
+        match self.heads.way_back(q, head)? {
+            Way::Dense { f, dy, df } => {
+                let w = self.w_d.value.rows_view(of.clone());
+                q.gemm(dy, w, df, GemmOpts { tb: true, ..Default::default() })?;
+                let dw = grad(&mut self.w_d)?.rows_mut(of);
+                q.gemm(f, dy, dw, GemmOpts { ta: true, ..Default::default() })?;
+            }
+            Way::Sparse { s, dy, slots } => {
+                slots.dot(q, s, self.w_d.value.rows_view(of.clone()), dy)?;
+                q.sparse_outer(slots.by_column(), s.vals, dy, grad(&mut self.w_d)?.rows_mut(of), 0.0)?;
+            }
+        }
+        let db = grad(&mut self.b_d)?.rows_mut(head..head + 1);
+        q.reduce_rows(ReduceKind::Sum, self.heads.dy()?, None, db, 0.0)?;
+        self.heads.backward(q, head, loss, c)?;
+        for (to, x) in input.inputs.iter().enumerate() {
+            let dw = grad(&mut self.w_e)?.rows_mut(to * self.heads.s()..(to + 1) * self.heads.s());
+            let db = grad(&mut self.b_e)?.rows_mut(to..to + 1);
+            self.heads.encoder_back(q, head, *x, dw.slice_cols(0..x.cols()), db)?;
+        }
+        Ok(())
     }
 
+    /// The encoders' gradients from that of the pre-activations, where it did not go by entries.
     fn encoder_grads(&mut self, q: &mut Queue, inputs: &[View<'_>]) -> Result<()> {
-        let dh = self.heads.dh()?;
         let d = self.base.settings.d_model();
         for (head, x) in inputs.iter().enumerate() {
             let of = self.of(head);
@@ -148,6 +164,7 @@ impl CrossCoder {
             if x.cols() < d {
                 q.fill(dw.reborrow().slice_cols(x.cols()..d), 0.0)?;
             }
+            let Some(dh) = self.heads.dh()? else { continue };
             q.gemm(dh, *x, dw.slice_cols(0..x.cols()), GemmOpts { ta: true, ..Default::default() })?;
             q.reduce_rows(ReduceKind::Sum, dh, None, grad(&mut self.b_e)?.rows_mut(head..head + 1), 0.0)?;
         }

@@ -1,23 +1,28 @@
 //! Mixture of linear transforms (VARIANTS §10): each feature scales a linear map of low rank of the input itself,
 //!   h = x·W_E + b_E     f = σ(h·n)/n     ŷ = Σ f_i·U_i·V_i·x + b_D     n_i = ‖U_i·V_i‖
-//! Every transform is computed for every token, whatever is active. Selection and losses are [`super::heads`]'s.
+//! With an activation of the top-k family only active transforms are computed, if they are few; relu and jumprelu compute all
+//! (a threshold's gradient looks at inactive ones too). Selection and losses are [`super::heads`]'s.
 
+mod entries;
+mod fold;
+mod init;
 mod settings;
 mod transforms;
 
 pub use settings::{MoltSettings, Rank};
 
 use super::{
-    Base, Codes, Coefficients, DeadFeatures, Dictionary, Initialise, LossTerms, Param, RandomInit, StepInput,
-    coder::{RandomParts, blocks, set_row_norms},
+    Base, Codes, Coefficients, DeadFeatures, Dictionary, LossTerms, Param, StepInput,
+    coder::blocks,
     grad,
-    heads::{self, Heads},
+    heads::{self, Heads, Way},
     norms_of,
     settings::DictionarySettings,
 };
 use crate::{Error, Result, settings::ActFn, training::LossSettings};
-use lm_saes_runtime::{Arena, DType, GemmOpts, MapKind, Queue, RandomKind, ReduceKind, Tensor, View};
-use transforms::Transforms;
+use entries::Entries;
+use lm_saes_runtime::{Arena, DType, GemmOpts, MapKind, Queue, ReduceKind, Tensor, View};
+use transforms::{Scales, Transforms};
 
 /// Rows that pass through the transforms at a time.
 const BLOCK: usize = 512;
@@ -32,6 +37,7 @@ pub(super) struct Molt {
     b_d: Option<Param>,
     threshold: Option<Param>,
     heads: Heads,
+    entries: Option<Entries>,
     y_hat: Option<Tensor>,
 }
 
@@ -58,6 +64,7 @@ impl Molt {
                 _ => None,
             },
             heads: Heads::nothing(settings, 1)?,
+            entries: None,
             y_hat: None,
         })
     }
@@ -70,39 +77,55 @@ impl Molt {
                 t.planned_norms(q, self.heads.norms.view_mut())?;
             }
         }
-        let bias = Some(self.b_e.value.view());
-        q.gemm(
-            x,
-            &self.w_e.value,
-            self.heads.hidden_mut(),
-            GemmOpts { tb: true, bias, ..Default::default() },
-        )?;
-        self.heads.select(q, k)?;
-        let f = self.heads.codes(0);
+        let (w_e, bias) = (&self.w_e.value, Some(self.b_e.value.view()));
+        self.heads.encode(q, k, |q, r, h| {
+            Ok(q.gemm(x.slice_rows(r), w_e, h, GemmOpts { tb: true, bias, ..Default::default() })?)
+        })?;
         let Some(y_hat) = &mut self.y_hat else { return Err(unplanned()) };
-        for r in blocks(x.rows(), BLOCK) {
-            for (i, t) in self.ranks.iter_mut().enumerate() {
-                let beta = if i == 0 { 0.0 } else { 1.0 };
-                t.apply(
-                    q,
-                    x.slice_rows(r.clone()),
-                    f.slice_rows(r.clone()),
-                    y_hat.rows_mut(r.clone()),
-                    beta,
-                )?;
+        let mut y_hat = y_hat.rows_mut(0..x.rows());
+        q.fill(y_hat.reborrow(), 0.0)?;
+        if let Some(b_d) = &self.b_d {
+            q.zip_in_place(MapKind::Add, &b_d.value, 1.0, 1.0, y_hat.reborrow())?;
+        }
+        match self.heads.codes(0) {
+            Codes::Dense(f) => {
+                for r in blocks(x.rows(), BLOCK) {
+                    let (x, f) = (x.slice_rows(r.clone()), f.slice_rows(r.clone()));
+                    for t in &mut self.ranks {
+                        t.apply(q, x, Scales::Features(f), y_hat.reborrow().slice_rows(r.clone()))?;
+                    }
+                }
             }
-            if let Some(b_d) = &self.b_d {
-                q.zip_in_place(MapKind::Add, &b_d.value, 1.0, 1.0, y_hat.rows_mut(r))?;
+            Codes::Sparse(s) => {
+                let Some(entries) = &mut self.entries else { return Err(unplanned()) };
+                for t in &mut self.ranks {
+                    entries.apply(q, t, s, x, y_hat.reborrow())?;
+                }
             }
         }
         Ok(())
     }
 
-    /// Multiplies every U and V by this.
-    fn scale_transforms(&mut self, q: &mut Queue, factor: f32) -> Result<()> {
-        for t in &mut self.ranks {
-            q.map_in_place(MapKind::Affine, factor, 0.0, &mut t.u.value)?;
-            q.map_in_place(MapKind::Affine, factor, 0.0, &mut t.v.value)?;
+    /// Gradients of the transforms and of the activations.
+    fn transforms_back(&mut self, q: &mut Queue, x: View<'_>) -> Result<()> {
+        match self.heads.way_back(q, 0)? {
+            Way::Dense { f, dy, mut df } => {
+                for r in blocks(x.rows(), BLOCK) {
+                    let beta = if r.start == 0 { 0.0 } else { 1.0 };
+                    let [x, f, dy] = [x, f, dy].map(|v| v.slice_rows(r.clone()));
+                    for t in &mut self.ranks {
+                        let df = df.reborrow().slice_rows(r.clone());
+                        t.grads(q, (x, Scales::Features(f), dy), df, beta)?;
+                    }
+                }
+            }
+            Way::Sparse { s, dy, slots } => {
+                let Some(entries) = &mut self.entries else { return Err(unplanned()) };
+                q.fill(&mut slots.dcodes, 0.0)?;
+                for t in &mut self.ranks {
+                    entries.grads(q, t, s, (x, dy), slots)?;
+                }
+            }
         }
         Ok(())
     }
@@ -155,11 +178,14 @@ impl Dictionary for Molt {
         for p in self.params_mut() {
             p.plan_grad(arena, loss.is_some())?;
         }
-        for t in &mut self.ranks {
-            t.plan(arena, rows.min(BLOCK), loss.is_some())?;
-        }
-        self.y_hat = Some(arena.tensor("reconstruction", rows, self.base.settings.d_model(), DType::F32)?);
         let planned = self.base.planned(loss.is_some());
+        let (sparse, k) = (planned.act_fn().has_k(), max_k.min(self.d_sae()));
+        let few = sparse && heads::by_entries(k, self.d_sae());
+        for t in &mut self.ranks {
+            t.plan(arena, if few { 0 } else { rows.min(BLOCK) }, sparse, loss.is_some())?;
+        }
+        self.entries = if sparse { Some(Entries::plan(arena, rows * k, few)?) } else { None };
+        self.y_hat = Some(arena.tensor("reconstruction", rows, self.base.settings.d_model(), DType::F32)?);
         self.heads = Heads::plan(arena, &planned, 1, rows, max_k, loss)?;
         Ok(())
     }
@@ -192,22 +218,21 @@ impl Dictionary for Molt {
         self.heads.prepare(q, input, loss, c)?;
         let Some(y_hat) = &self.y_hat else { return Err(unplanned()) };
         self.heads.error(q, 0, y_hat.rows_view(0..x.rows()), label, input.weight)?;
-        let (f, dy, mut df) = self.heads.way_back(0)?;
-        for r in blocks(x.rows(), BLOCK) {
-            let beta = if r.start == 0 { 0.0 } else { 1.0 };
-            let rows = [x, f, dy].map(|v| v.slice_rows(r.clone()));
-            for t in &mut self.ranks {
-                let df = df.reborrow().slice_rows(r.clone());
-                t.grads(q, (rows[0], rows[1], rows[2]), df, beta)?;
-            }
-        }
+        self.transforms_back(q, x)?;
         if let Some(b_d) = &mut self.b_d {
-            q.reduce_rows(ReduceKind::Sum, dy, None, grad(b_d)?, 0.0)?;
+            q.reduce_rows(ReduceKind::Sum, self.heads.dy()?, None, grad(b_d)?, 0.0)?;
         }
         self.heads.backward(q, 0, loss, c)?;
-        let dh = self.heads.dh()?;
-        q.gemm(dh, x, grad(&mut self.w_e)?, GemmOpts { ta: true, ..Default::default() })?;
-        q.reduce_rows(ReduceKind::Sum, dh, None, grad(&mut self.b_e)?, 0.0)?;
+        match self.heads.dh()? {
+            Some(dh) => {
+                q.gemm(dh, x, grad(&mut self.w_e)?, GemmOpts { ta: true, ..Default::default() })?;
+                q.reduce_rows(ReduceKind::Sum, dh, None, grad(&mut self.b_e)?, 0.0)?;
+            }
+            None => {
+                let (dw, db) = (grad(&mut self.w_e)?.view_mut(), grad(&mut self.b_e)?.view_mut());
+                self.heads.encoder_back(q, 0, x, dw, db)?;
+            }
+        }
         if let Some(ratio) = self.heads.finish(q, loss, c, self.threshold.as_mut())? {
             for t in &mut self.ranks {
                 t.norm_grads(q, ratio)?;
@@ -254,79 +279,10 @@ impl Dictionary for Molt {
         norms_of(q, &self.w_e.value)
     }
 
-    /// The input reaches the output twice, through the codes and through the transforms: with `x = x_raw·a` and codes that become
-    /// f/a, the transforms take `a²/b`, and h·n becomes `h·n·a/b`.
+    fn to_unit_decoder_norm(&mut self, q: &mut Queue) -> Result<()> {
+        self.unit_norms(q)
+    }
     fn fold(&mut self, q: &mut Queue) -> Result<()> {
-        let (inputs, outputs) = self.base.folding_factors()?;
-        let (a, b) = (inputs[0], outputs[0]);
-        q.map_in_place(MapKind::Affine, 1.0 / a, 0.0, &mut self.b_e.value)?;
-        self.scale_transforms(q, a / b.sqrt())?;
-        if let Some(b_d) = &mut self.b_d {
-            q.map_in_place(MapKind::Affine, 1.0 / b, 0.0, &mut b_d.value)?;
-        }
-        let compared = if self.base.settings.gated() { a / b } else { 1.0 / a };
-        self.base.running.scale(&[compared]);
-        if let Some(threshold) = &mut self.threshold {
-            q.map_in_place(MapKind::Affine, 1.0, compared.ln(), &mut threshold.value)?;
-            self.base.settings.common.jumprelu_threshold_window *= compared;
-        }
-        self.base.folded();
-        Ok(())
-    }
-}
-
-impl Initialise for Molt {
-    fn variant(&self) -> &'static str {
-        "molt"
-    }
-
-    /// All matrices uniform within `±1/√S`, whatever the bounds.
-    fn init_random(&mut self, q: &mut Queue, init: &RandomInit) -> Result<()> {
-        let largest = self.params().iter().map(|p| p.value.len()).max().unwrap_or(0);
-        let mut parts = RandomParts::new(largest);
-        self.base.running.set(None);
-        let bound = 1.0 / (self.base.settings.d_sae() as f32).sqrt();
-        let mut matrices = vec![&mut self.w_e];
-        matrices.extend(self.ranks.iter_mut().flat_map(|t| [&mut t.u, &mut t.v]));
-        for p in matrices {
-            q.random(RandomKind::Uniform, (-bound, bound), init.seed, parts.take(), &mut p.value)?;
-        }
-        q.fill(&mut self.b_e.value, 0.0)?;
-        if let Some(b_d) = &mut self.b_d {
-            q.fill(&mut b_d.value, 0.0)?;
-        }
-        if let Some(threshold) = &mut self.threshold {
-            q.fill(&mut threshold.value, init.log_threshold()?)?;
-        }
-        Ok(())
-    }
-
-    /// `√(norm/n)` of both factors of each transform.
-    fn set_decoder_norm(&mut self, q: &mut Queue, norm: f32, exact: bool) -> Result<()> {
-        let current = self.current_norms(q)?;
-        let current: Vec<f32> = q.download(&current)?;
-        let factor = |&n: &f32| if n <= 0.0 || (!exact && n < norm) { 1.0 } else { (norm / n).sqrt() };
-        for t in &mut self.ranks {
-            let each = current[t.features.clone()].iter().flat_map(|n| vec![factor(n); t.rank]);
-            let each: Vec<f32> = each.collect();
-            let each = q.tensor(each.len(), 1, &each)?;
-            q.zip_in_place(MapKind::Mul, &each, 1.0, 0.0, &mut t.u.value)?;
-            q.zip_in_place(MapKind::Mul, &each, 1.0, 0.0, &mut t.v.value)?;
-        }
-        Ok(())
-    }
-
-    fn set_encoder_norm(&mut self, q: &mut Queue, norm: f32) -> Result<()> {
-        set_row_norms(q, &mut self.w_e.value, norm, true)
-    }
-
-    fn decoder_bias_from_mean(&mut self, q: &mut Queue, labels: &[View<'_>]) -> Result<()> {
-        let label = self.base.only(labels, "label")?;
-        let b_d = self.b_d.as_mut().ok_or_else(|| {
-            let what = "there is no decoder bias to initialise; use all_zero";
-            Error::setting("initializer.bias_init_method", what)
-        })?;
-        q.reduce_rows(ReduceKind::Sum, label, None, &mut b_d.value, 0.0)?;
-        Ok(q.map_in_place(MapKind::Affine, 1.0 / label.rows() as f32, 0.0, &mut b_d.value)?)
+        self.fold_norms(q)
     }
 }

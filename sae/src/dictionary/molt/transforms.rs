@@ -5,7 +5,9 @@ use crate::{
     Result,
     dictionary::{Param, grad},
 };
-use lm_saes_runtime::{Arena, DType, GemmOpts, MapKind, Queue, ReduceKind, Tensor, View, ViewMut};
+use lm_saes_runtime::{
+    Arena, DType, GemmOpts, MapKind, Queue, ReduceKind, SparseView, Tensor, View, ViewMut,
+};
 use std::ops::Range;
 
 const F32: DType = DType::F32;
@@ -22,12 +24,32 @@ pub(super) struct Transforms {
     work: Option<Work>,
 }
 
+/// Activations of a block of rows.
+#[derive(Clone, Copy)]
+pub(super) enum Scales<'a> {
+    /// Of all features, `[B, S]`.
+    Features(View<'a>),
+    /// Of the transforms of one rank alone; where their gradient goes is shaped like the values.
+    Entries(SparseView<'a>),
+}
+
+impl Scales<'_> {
+    fn fill(&self, q: &mut Queue, features: Range<usize>, to: ViewMut<'_>) -> Result<()> {
+        match self {
+            Self::Features(f) => Ok(q.copy(f.slice_cols(features), to)?),
+            Self::Entries(s) => Ok(q.scatter(*s, to, 0.0)?),
+        }
+    }
+}
+
 /// Buffers for blocks of rows: `[block, n·r]` each, and `[block, n]`.
 struct Work {
     p: Tensor,
     z: Tensor,
     dz: Tensor,
     scale: Tensor,
+    /// Of the features of these transforms, `[n, n]` and some, where activations are sparse.
+    identity: Option<Tensor>,
     /// `[r, r]` each.
     uu: Tensor,
     vv: Tensor,
@@ -42,8 +64,8 @@ impl Transforms {
         Ok(Self { rank, features, u, v, work: None })
     }
 
-    /// For blocks of up to `block` rows.
-    pub fn plan(&mut self, arena: &mut Arena, block: usize, training: bool) -> Result<()> {
+    /// For blocks of up to `block` rows; `sparse` where activations are.
+    pub fn plan(&mut self, arena: &mut Arena, block: usize, sparse: bool, training: bool) -> Result<()> {
         let (n, wide) = (self.features.len(), self.features.len() * self.rank);
         let back = if training { block } else { 0 };
         self.work = Some(Work {
@@ -51,6 +73,10 @@ impl Transforms {
             z: arena.tensor("scaled inputs of transforms", block, wide, F32)?,
             dz: arena.tensor("gradient of scaled inputs", back, wide, F32)?,
             scale: arena.tensor("scales of transforms", block, n, F32)?,
+            identity: match sparse && back > 0 {
+                true => Some(arena.tensor("identity", 1, n * (n + 1), F32)?),
+                false => None,
+            },
             uu: arena.tensor("products of U", self.rank, self.rank, F32)?,
             vv: arena.tensor("products of V", self.rank, self.rank, F32)?,
         });
@@ -65,31 +91,24 @@ impl Transforms {
         Ok((&self.u, &self.v, work))
     }
 
-    /// `y = beta·y + Σ f_i·U_i·V_i·x` for a block; `f [B, S]` are all features.
-    pub fn apply(
-        &mut self,
-        q: &mut Queue,
-        x: View<'_>,
-        f: View<'_>,
-        y: ViewMut<'_>,
-        beta: f32,
-    ) -> Result<()> {
+    /// `y += Σ f_i·U_i·V_i·x` for a block.
+    pub fn apply(&mut self, q: &mut Queue, x: View<'_>, f: Scales<'_>, y: ViewMut<'_>) -> Result<()> {
         let (features, rank, b) = (self.features.clone(), self.rank, x.rows());
         let n = features.len();
         let (u, v, w) = self.work()?;
         q.gemm(x, &v.value, w.p.rows_mut(0..b), GemmOpts { tb: true, ..Default::default() })?;
-        q.copy(f.slice_cols(features), w.scale.rows_mut(0..b))?;
+        f.fill(q, features, w.scale.rows_mut(0..b))?;
         let each = w.scale.rows_view(0..b).reshaped(b * n, 1);
         let p = w.p.rows_view(0..b).reshaped(b * n, rank);
         q.zip(MapKind::Mul, p, each, 1.0, 0.0, w.z.rows_mut(0..b).reshaped(b * n, rank))?;
-        Ok(q.gemm(w.z.rows_view(0..b), &u.value, y, GemmOpts { beta, ..Default::default() })?)
+        Ok(q.gemm(w.z.rows_view(0..b), &u.value, y, GemmOpts { beta: 1.0, ..Default::default() })?)
     }
 
-    /// Gradients from `dy [B, d]` of a block: `df` of these features (`=`), U and V (`= beta·old + …`).
+    /// Gradients from `dy [B, d]` of a block: of these features' activations (`=`), U and V (`= beta·old + …`).
     pub fn grads(
         &mut self,
         q: &mut Queue,
-        (x, f, dy): (View<'_>, View<'_>, View<'_>),
+        (x, f, dy): (View<'_>, Scales<'_>, View<'_>),
         df: ViewMut<'_>,
         beta: f32,
     ) -> Result<()> {
@@ -101,8 +120,17 @@ impl Transforms {
         q.zip(MapKind::Mul, w.p.rows_view(0..b), w.dz.rows_view(0..b), 1.0, 0.0, w.z.rows_mut(0..b))?;
         let out = w.scale.rows_mut(0..b).reshaped(b * n, 1);
         q.reduce_cols(ReduceKind::Sum, w.z.rows_view(0..b).reshaped(b * n, rank), out, 0.0)?;
-        q.copy(w.scale.rows_view(0..b), df.slice_cols(features.clone()))?;
-        q.copy(f.slice_cols(features), w.scale.rows_mut(0..b))?;
+        match (f, &mut w.identity) {
+            (Scales::Entries(s), Some(identity)) => {
+                // ⟨row i of the identity, scales⟩ is what belongs to an entry in column i.
+                q.fill(&mut *identity, 0.0)?;
+                q.fill(identity.view_mut().reshaped(n, n + 1).slice_cols(0..1), 1.0)?;
+                let identity = identity.view().slice_cols(0..n * n).reshaped(n, n);
+                q.sparse_dot(s, identity, w.scale.rows_view(0..b), df)?;
+            }
+            _ => q.copy(w.scale.rows_view(0..b), df.slice_cols(features.clone()))?,
+        }
+        f.fill(q, features, w.scale.rows_mut(0..b))?;
         let each = w.scale.rows_view(0..b).reshaped(b * n, 1);
         let p = w.p.rows_view(0..b).reshaped(b * n, rank);
         q.zip(MapKind::Mul, p, each, 1.0, 0.0, w.z.rows_mut(0..b).reshaped(b * n, rank))?;

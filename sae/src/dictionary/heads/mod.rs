@@ -1,0 +1,326 @@
+//! Codes of dictionaries whose heads share one pre-activation, or that have one head and a decoder of their own: selection,
+//! penalties and the way back to the pre-activation. VARIANTS §3, §5. With heads j of norms n_j
+//!   f_j = h where selected by h·n_j (or h), else 0
+//! and every loss a mean over heads. How h, the norms and the reconstructions come about is the variant's. What the top-k family
+//! selects is kept as sparse rows, and goes forward and back by its entries; relu and jumprelu are dense.
+
+mod back;
+mod loss;
+
+pub(super) use back::Way;
+pub(super) use loss::check_loss;
+
+use super::{
+    Codes, Param, RunningThresholds,
+    clt::LayerCodes,
+    coder::blocks,
+    slots::{Slots, like},
+};
+use crate::{
+    Error, Result,
+    settings::{ActFn, DictionarySettings},
+    training::LossSettings,
+};
+use lm_saes_runtime::{
+    Arena, CompactArgs, DType, GemmOpts, MapKind, Queue, Select, SparseView, Tensor, View, ViewMut,
+};
+use loss::Train;
+use std::ops::Range;
+
+const F32: DType = DType::F32;
+const U32: DType = DType::U32;
+/// Most bytes of one block of pre-activations where a block need not hold the whole batch.
+const MOST_BYTES: usize = 128 << 20;
+/// How much faster a multiplication is in a dense product than in one over the entries of sparse rows.
+const DENSE_GAIN: usize = 8;
+/// Rows looked at together where a dense matrix is needed only to count.
+const COUNTED_ROWS: usize = 512;
+
+/// Buffers and rules of the codes.
+pub(super) struct Heads {
+    heads: usize,
+    s: usize,
+    act: ActFn,
+    gated: bool,
+    window: f32,
+    most_rows: usize,
+    max_k: usize,
+    /// Rows of the last forward.
+    rows: usize,
+    /// Rows encoded at a time.
+    block: usize,
+    /// Pre-activations: `[rows, S]`; of the top-k family `[block, S]`.
+    h: Tensor,
+    /// Those that batchtopk ranks, of all rows and for each head, `[rows, H·S]`.
+    ranked: Option<Tensor>,
+    /// Norms of the gate `[1, H·S]`.
+    pub norms: Tensor,
+    /// `exp(log θ)`, `[1, S]`.
+    theta: Option<Tensor>,
+    codes: Store,
+    train: Option<Train>,
+}
+
+/// Where activations are kept.
+enum Store {
+    /// `[rows, S]` of one head after the other.
+    Dense(Tensor),
+    Sparse(Box<LayerCodes>),
+}
+
+impl Heads {
+    /// For no rows: every pass is refused until there is a plan.
+    pub fn nothing(settings: &DictionarySettings, heads: usize) -> Result<Self> {
+        Self::plan(&mut Arena::planning("nothing"), settings, heads, 0, 1, None)
+    }
+
+    /// For passes over up to `rows` rows.
+    pub fn plan(
+        arena: &mut Arena,
+        settings: &DictionarySettings,
+        heads: usize,
+        rows: usize,
+        max_k: usize,
+        loss: Option<&LossSettings>,
+    ) -> Result<Self> {
+        let (s, d, act) = (settings.d_sae(), settings.d_model(), settings.act_fn());
+        let max_k = max_k.min(s);
+        let block = if act.has_k() { (MOST_BYTES / 4 / s).clamp(64, 4096).min(rows) } else { rows };
+        let most = if act == ActFn::BatchTopK { max_k * heads } else { max_k };
+        let codes = match act {
+            ActFn::Relu | ActFn::JumpRelu => {
+                Store::Dense(arena.tensor("feature activations", heads * rows, s, F32)?)
+            }
+            // Heads that compete for the places of all of them are what layers are to batchlayertopk.
+            ActFn::BatchTopK if heads > 1 => {
+                LayerCodes::plan(arena, ActFn::BatchLayerTopK, heads, s, rows, most)?.into()
+            }
+            _ => LayerCodes::plan(arena, act, heads, s, rows, most)?.into(),
+        };
+        let sparse = act.has_k().then_some((max_k * heads, most));
+        Ok(Self {
+            heads,
+            s,
+            act,
+            gated: settings.gated(),
+            window: settings.common.jumprelu_threshold_window,
+            most_rows: rows,
+            max_k,
+            rows: 0,
+            block,
+            h: arena.tensor("pre-activations", block, s, F32)?,
+            ranked: match act {
+                ActFn::BatchTopK => Some(arena.tensor("pre-activations by head", rows, heads * s, F32)?),
+                _ => None,
+            },
+            norms: arena.tensor("decoder norms", 1, heads * s, F32)?,
+            theta: match act {
+                ActFn::JumpRelu => Some(arena.tensor("thresholds", 1, s, F32)?),
+                _ => None,
+            },
+            codes,
+            train: loss.map(|l| Train::plan(arena, (heads, rows, s, d), sparse, l)).transpose()?,
+        })
+    }
+
+    /// Checks a pass against the plan and prepares the thresholds.
+    pub fn begin(
+        &mut self,
+        q: &mut Queue,
+        rows: usize,
+        k: usize,
+        training: bool,
+        threshold: Option<&Param>,
+    ) -> Result<()> {
+        let enough =
+            (1..=self.most_rows).contains(&rows) && (!self.act.has_k() || k.min(self.s) <= self.max_k);
+        if !enough || (training && self.train.is_none()) {
+            let what = format!(
+                "a step of {rows} rows with k {k} on a dictionary planned for {} rows with k up to {}{}",
+                self.most_rows,
+                self.max_k,
+                if self.train.is_some() { "" } else { ", without training" }
+            );
+            return Err(Error::Data { what });
+        }
+        self.rows = rows;
+        if let (Some(log), Some(theta)) = (threshold, &mut self.theta) {
+            q.map(MapKind::Exp, &log.value, 0.0, 0.0, theta)?;
+        }
+        Ok(())
+    }
+
+    /// The gate's threshold of this pass, where it is the running threshold of a selection over the batch.
+    pub fn set_threshold(&mut self, q: &mut Queue, running: &RunningThresholds) -> Result<()> {
+        if let (Some(limit), Some(theta)) = (running.in_force(0), &mut self.theta) {
+            q.fill(theta, limit)?;
+        }
+        Ok(())
+    }
+
+    /// The limit of the last selection over the batch, `[1, 2]`.
+    pub fn limit(&self) -> Option<&Tensor> {
+        match &self.codes {
+            Store::Sparse(codes) => codes.limits(),
+            Store::Dense(_) => None,
+        }
+    }
+
+    /// Rows of the last pass.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Features.
+    pub fn s(&self) -> usize {
+        self.s
+    }
+
+    fn columns(&self, head: usize) -> Range<usize> {
+        head * self.s..(head + 1) * self.s
+    }
+
+    /// Activations of one head, `[B, S]`.
+    pub fn codes(&self, head: usize) -> Codes<'_> {
+        match &self.codes {
+            Store::Dense(f) => Codes::Dense(f.rows_view(rows_of(head, self.most_rows, self.rows))),
+            Store::Sparse(codes) => Codes::Sparse(codes.view(head)),
+        }
+    }
+
+    /// Activations of every head.
+    pub fn all_codes(&self) -> Vec<Codes<'_>> {
+        (0..self.heads).map(|head| self.codes(head)).collect()
+    }
+
+    /// Activations from norms and from the pre-activations that `hidden` writes for some rows, `[B, S]`.
+    pub fn encode(
+        &mut self,
+        q: &mut Queue,
+        k: usize,
+        mut hidden: impl FnMut(&mut Queue, Range<usize>, ViewMut<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let (rows, s) = (self.rows, self.s);
+        let Self { heads, gated, norms, theta, h, ranked, block, .. } = self;
+        let norms = |head: usize| norms.view().slice_cols(head * s..(head + 1) * s);
+        let codes = match &mut self.codes {
+            Store::Dense(f) => {
+                hidden(q, 0..rows, h.rows_mut(0..rows))?;
+                let theta = theta.as_ref().map(Tensor::view);
+                for head in 0..*heads {
+                    // Without a threshold the sign of h·n is that of h.
+                    let scale = (theta.is_some() && *gated).then(|| norms(head));
+                    let rule = CompactArgs { select: Select { scale, mask: None }, theta, thr: None };
+                    q.gate(h.rows_view(0..rows), rule, f.rows_mut(rows_of(head, self.most_rows, rows)))?;
+                }
+                return Ok(());
+            }
+            Store::Sparse(codes) => codes,
+        };
+        codes.set(rows, if ranked.is_some() { k.min(s) * *heads } else { k.min(s) });
+        for r in blocks(rows, *block) {
+            let mut h = h.rows_mut(0..r.len());
+            hidden(q, r.clone(), h.reborrow())?;
+            for head in 0..*heads {
+                if let Some(ranked) = ranked {
+                    let own = ranked.rows_mut(r.clone()).slice_cols(head * s..(head + 1) * s);
+                    q.copy(h.as_view(), own)?;
+                    continue;
+                }
+                let select = Select { scale: gated.then(|| norms(head)), mask: None };
+                let (vals, idx) = codes.rows_mut(Some(head), r.clone())?;
+                q.topk(h.as_view(), select, vals, idx)?;
+            }
+        }
+        if ranked.is_some() { self.rank_batch(q) } else { Ok(()) }
+    }
+
+    /// batchtopk: one ranking of all rows and heads, divided among the heads.
+    fn rank_batch(&mut self, q: &mut Queue) -> Result<()> {
+        let (Store::Sparse(codes), Some(ranked)) = (&mut self.codes, &self.ranked) else { return Ok(()) };
+        let h = ranked.rows_view(0..self.rows);
+        let select = Select { scale: self.gated.then(|| self.norms.view()), mask: None };
+        let budget = codes.len();
+        let (vals, idx, ptr, mut thr) = codes.ragged_mut((self.heads == 1).then_some(0))?;
+        q.threshold(h, select, budget, thr.reborrow())?;
+        q.compact(h, CompactArgs { select, theta: None, thr: Some(thr.as_view()) }, vals, idx, ptr)?;
+        if self.heads > 1 { codes.divide(q) } else { Ok(()) }
+    }
+
+    /// ŷ of one head, `[B, d]`, from its decoder.
+    pub fn decode(
+        &self,
+        q: &mut Queue,
+        head: usize,
+        w: View<'_>,
+        bias: Option<View<'_>>,
+        y: ViewMut<'_>,
+    ) -> Result<()> {
+        match self.codes(head) {
+            Codes::Dense(f) => Ok(q.gemm(f, w, y, GemmOpts { bias, ..Default::default() })?),
+            Codes::Sparse(s) => Ok(q.sparse_mul(s, w, bias, y, 0.0)?),
+        }
+    }
+
+    /// Rows that count in which each feature is active in each head, and in any head: `[H·S]` and `[S]`.
+    pub fn activity(&self, q: &mut Queue, mask: Option<View<'_>>) -> Result<(Vec<u32>, Vec<u32>)> {
+        let mut fired = q.zeros(1, self.heads * self.s, U32)?;
+        for head in 0..self.heads {
+            let fired = fired.view_mut().slice_cols(self.columns(head));
+            match self.codes(head) {
+                Codes::Dense(f) => q.activity_dense(f, mask, fired)?,
+                Codes::Sparse(s) => q.activity_sparse(s, mask, fired)?,
+            }
+        }
+        let each: Vec<u32> = q.download(&fired)?;
+        if self.heads == 1 {
+            return Ok((each.clone(), each));
+        }
+        let mut any = q.empty(self.rows.min(COUNTED_ROWS), self.s, F32)?;
+        let mut fired = q.zeros(1, self.s, U32)?;
+        for r in blocks(self.rows, COUNTED_ROWS) {
+            let mut any = any.rows_mut(0..r.len());
+            for head in 0..self.heads {
+                let beta = if head == 0 { 0.0 } else { 1.0 };
+                match self.codes(head) {
+                    Codes::Dense(f) if head == 0 => q.copy(f.slice_rows(r.clone()), any.reborrow())?,
+                    Codes::Dense(f) => {
+                        q.zip_in_place(MapKind::Add, f.slice_rows(r.clone()), 1.0, 1.0, any.reborrow())?;
+                    }
+                    Codes::Sparse(s) => q.scatter(rows_of_sparse(s, r.clone()), any.reborrow(), beta)?,
+                }
+            }
+            let mask = mask.map(|m| m.slice_cols(r.clone()));
+            q.activity_dense(any.as_view(), mask, &mut fired)?;
+        }
+        Ok((each, q.download(&fired)?))
+    }
+}
+
+/// Rows of one head among dense activations.
+fn rows_of(head: usize, most_rows: usize, rows: usize) -> Range<usize> {
+    head * most_rows..head * most_rows + rows
+}
+
+/// Whether `k` entries of S a row are so few that products over entries cost less than dense ones.
+pub(super) fn by_entries(k: usize, s: usize) -> bool {
+    DENSE_GAIN * k < s
+}
+
+/// Rows `r` of sparse codes.
+pub(super) fn rows_of_sparse<'a>(s: SparseView<'a>, r: Range<usize>) -> SparseView<'a> {
+    match s.ptr {
+        Some(ptr) => SparseView { ptr: Some(ptr.slice_cols(r.start..r.end + 1)), ..s },
+        None => SparseView { vals: s.vals.slice_rows(r.clone()), idx: s.idx.slice_rows(r), ..s },
+    }
+}
+
+impl From<LayerCodes> for Store {
+    fn from(codes: LayerCodes) -> Self {
+        Self::Sparse(Box::new(codes))
+    }
+}
+
+fn unplanned() -> Error {
+    Error::Data { what: "the dictionary was not planned for training".into() }
+}
