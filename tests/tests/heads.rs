@@ -1,7 +1,9 @@
 //! Crosscoders and mixtures of linear transforms: folding keeps the function of every activation, rows that do not count change
-//! nothing, metrics are recorded by hook point and by rank, and gradients agree with central differences.
+//! nothing, metrics are recorded by hook point and by rank, features have their order, heads can be compared. Gradients are
+//! checked in `gradients`.
 
 use lm_saes::{
+    analysis::Decoders,
     dictionary::{self, Coefficients, Dictionary, RandomInit, StepInput},
     training::{LossSettings, SparsityLoss, metrics::MetricWindow},
 };
@@ -119,20 +121,11 @@ fn step(
     b: &Batch<'_>,
     loss: &LossSettings,
 ) -> (f32, Vec<(String, f64)>) {
-    let n_tokens: usize = b.mask.iter().map(|&m| usize::from(m)).sum();
-    let weight: Vec<f32> = b.mask.iter().map(|&m| f32::from(m) / n_tokens as f32).collect();
-    let (w, m) = (q.tensor(b.mask.len(), 1, &weight).unwrap(), q.tensor(1, b.mask.len(), b.mask).unwrap());
-    let input = StepInput {
-        inputs: b.x.iter().map(Tensor::view).collect(),
-        labels: b.y.iter().map(Tensor::view).collect(),
-        context: None,
-        mask: Some(m.view()),
-        weight: w.view(),
-        n_tokens,
-    };
-    let terms =
-        d.train_step(q, &input, loss, Coefficients { k: K, l1: 0.3, lp: 0.0, auxk: 0.0 }, None).unwrap();
-    (terms.loss, d.own_metrics(q, &input, &weight).unwrap())
+    with_input(q, b, |q, input, weight| {
+        let c = Coefficients { k: K, l1: 0.3, lp: 0.0, auxk: 0.0 };
+        let terms = d.train_step(q, input, loss, c, None).unwrap();
+        (terms.loss, d.own_metrics(q, input, weight).unwrap())
+    })
 }
 
 #[test]
@@ -208,42 +201,146 @@ fn metrics_are_recorded_by_hook_point_and_by_rank() {
 }
 
 #[test]
-fn gradients_agree_with_central_differences() {
-    let (q, rows) = (&mut queue("reference"), 5);
-    let mask = [1, 1, 0, 1, 1];
-    for (settings, sparsity) in every_setting().into_iter().flat_map(|s| {
-        [None, Some(SparsityLoss::Tanh), Some(SparsityLoss::TanhQuad)].map(|loss| (s.clone(), loss))
-    }) {
-        let loss =
-            LossSettings { sparsity, tanh_stretch: 1.0, frequency_scale: 1.0, ..LossSettings::default() };
+fn defect_5_explained_variance_and_l2_errors_of_a_crosscoder_are_numbers() {
+    let (q, rows) = (&mut queue("cpu"), 8);
+    let loss = LossSettings::default();
+    for settings in ACTIVATIONS.map(crosscoder) {
+        let mut d = build(q, &settings);
+        let (_memory, mut window) = plan(q, &mut *d, rows, Some(&loss));
+        let (inputs, outputs) = (d.hook_points_in(), d.hook_points_out());
+        let (x, y) = (batch(q, &inputs, rows, |_| 1.0), batch(q, &outputs, rows, |_| 0.5));
+        let mask = vec![1; rows];
+        let b = Batch { x: &x, y: &y, mask: &mask };
+        let l_rec = with_input(q, &b, |q, input, weight| {
+            let c = Coefficients { k: K, l1: 0.3, lp: 0.0, auxk: 0.0 };
+            d.train_step(q, input, &loss, c, None).unwrap();
+            window.observe(q, &mut *d, input, weight).unwrap()
+        });
+        assert!(l_rec > 0.0);
+        let found: BTreeMap<String, f64> = window.quality(q).unwrap().into_iter().collect();
+        for name in ["metrics/explained_variance", "metrics/l2_norm_error", "metrics/l2_norm_error_ratio"] {
+            assert!(found[name].is_finite() && found[name] != 0.0, "{settings} {name}: {found:?}");
+        }
+        assert!(found["metrics/l0"] > 0.0 && found["metrics/l0"] <= 2.0 * D as f64, "{settings}: {found:?}");
+    }
+}
+
+#[test]
+fn defect_7_tanh_quad_is_a_loss_of_every_variant() {
+    let (q, rows) = (&mut queue("cpu"), 8);
+    let loss = LossSettings { sparsity: Some(SparsityLoss::TanhQuad), ..LossSettings::default() };
+    let sae = json!({
+        "sae_type": "sae", "d_model": D, "expansion_factor": 2.0, "act_fn": "relu", "hook_point_in": "a",
+        "hook_point_out": "a",
+    });
+    let clt = json!({
+        "sae_type": "clt", "d_model": D, "expansion_factor": 2.0, "act_fn": "relu", "hook_points_in": ["a", "b"],
+        "hook_points_out": ["b", "c"],
+    });
+    for settings in every_setting().into_iter().chain([sae, clt]) {
         let mut d = build(q, &settings);
         let _memory = plan(q, &mut *d, rows, Some(&loss));
         let (inputs, outputs) = (d.hook_points_in(), d.hook_points_out());
         let (x, y) = (batch(q, &inputs, rows, |_| 1.0), batch(q, &outputs, rows, |_| 0.5));
-        let b = Batch { x: &x, y: &y, mask: &mask };
-        step(q, &mut *d, &b, &loss);
-        let grads: Vec<(String, Vec<f32>)> = d
-            .params()
-            .iter()
-            .map(|p| (p.name.clone(), q.download(p.grad.as_ref().unwrap()).unwrap()))
-            .collect();
-        let largest = grads.iter().flat_map(|g| &g.1).fold(0.0, |m: f64, v| m.max(f64::from(v.abs())));
-        // A threshold's gradient is a straight-through estimate.
-        for (i, (name, grad)) in grads.iter().enumerate().filter(|(_, g)| !g.0.contains("threshold")) {
-            let host: Vec<f32> = q.download(&d.params()[i].value).unwrap();
-            for at in (0..host.len()).step_by(host.len() / 5 + 1) {
-                let mut loss_at = |q: &mut Queue, moved: f32| {
-                    let mut host = host.clone();
-                    host[at] += moved;
-                    q.upload(&host, &mut d.params_mut()[i].value).unwrap();
-                    f64::from(step(q, &mut *d, &b, &loss).0)
-                };
-                let h = 1e-3;
-                let slope = (loss_at(q, h) - loss_at(q, -h)) / f64::from(2.0 * h);
-                loss_at(q, 0.0);
-                let error = (slope - f64::from(grad[at])).abs();
-                assert!(error < 2e-3 * largest, "{settings} {sparsity:?} {name}[{at}]: {} {slope}", grad[at]);
+        let b = Batch { x: &x, y: &y, mask: &vec![1; rows] };
+        let terms = with_input(q, &b, |q, input, _| {
+            let c = Coefficients { k: K, l1: 0.3, lp: 0.0, auxk: 0.0 };
+            d.train_step(q, input, &loss, c, None).unwrap()
+        });
+        let l_s = terms.l_s.unwrap();
+        assert!(l_s.is_finite() && l_s > 0.0, "{settings}: {l_s}");
+        assert!((terms.loss - terms.l_rec - l_s).abs() < 1e-4 * terms.loss, "{settings}");
+    }
+}
+
+#[test]
+fn defect_14_features_of_a_mixture_are_in_the_order_of_ascending_ranks() {
+    let q = &mut queue("cpu");
+    // As text "10" comes before "2".
+    let settings = json!({
+        "sae_type": "molt", "d_model": 10, "expansion_factor": 0.3, "act_fn": "relu", "hook_point_in": "a",
+        "hook_point_out": "b", "rank_counts": {"10": 1, "2": 2},
+    });
+    let mut d = dictionary::build(q, &serde_json::from_value(settings).unwrap()).unwrap();
+    let names: Vec<String> = d.params().iter().map(|p| p.name.clone()).collect();
+    let ranked = ["U_matrices.2", "V_matrices.2", "U_matrices.10", "V_matrices.10"];
+    assert_eq!(names[2..6], ranked);
+    // Feature 2 alone fires, with the only transform of rank 10.
+    for p in d.params_mut() {
+        let value = if p.name.ends_with(".10") { 1.0 } else { 0.0 };
+        let values = if p.name == "b_E" { vec![-1.0, -1.0, 2.0] } else { vec![value; p.value.len()] };
+        q.upload(&values, &mut p.value).unwrap();
+    }
+    let _memory = planned(q, &mut *d, 1, 1, None);
+    let x = q.tensor(1, 10, &[1.0; 10]).unwrap();
+    d.forward(q, &[x.view()], None, 1).unwrap();
+    let y: Vec<f32> = q.download(d.reconstruction()[0]).unwrap();
+    assert!(y.iter().all(|y| (y - 2.0 * 10.0 * 10.0).abs() < 1e-2), "{y:?}");
+}
+
+#[test]
+fn defect_15_transforms_of_norm_1_leave_the_function_as_it_was() {
+    let (q, rows) = (&mut queue("cpu"), 16);
+    for act_fn in ACTIVATIONS {
+        for gated in [false, true] {
+            let mut d = build(q, &molt(act_fn, gated));
+            let x = batch(q, &d.hook_points_in(), rows, |_| 1.0);
+            let _memory = plan(q, &mut *d, rows, None);
+            let before = forward(q, &mut *d, &x).concat();
+            let done = d.to_unit_decoder_norm(q);
+            if !gated && act_fn.contains("topk") {
+                assert!(done.unwrap_err().to_string().contains("ranks pre-activations"));
+                continue;
             }
+            done.unwrap();
+            assert!(d.decoder_norms(q).unwrap().iter().all(|n| (n - 1.0).abs() < 1e-5));
+            let after = forward(q, &mut *d, &x).concat();
+            let largest = before.iter().fold(0.0, |m: f32, v| m.max(v.abs()));
+            assert!(largest > 0.1);
+            assert!(
+                before.iter().zip(&after).all(|(a, b)| (a - b).abs() < 1e-4 * largest),
+                "{act_fn} {gated}"
+            );
         }
     }
+    let mut d = build(q, &crosscoder("relu"));
+    assert!(d.to_unit_decoder_norm(q).unwrap_err().to_string().contains("crosscoder"));
+}
+
+#[test]
+fn heads_of_a_crosscoder_have_inner_products_and_a_mixture_has_no_vectors() {
+    let q = &mut queue("cpu");
+    let d = build(q, &crosscoder("relu"));
+    let w: Vec<f32> = q.download(&d.params().iter().find(|p| p.name == "W_D").unwrap().value).unwrap();
+    let inner = Decoders::of(&*d, None).unwrap().inner_products(q).unwrap();
+    let (s, n) = (2 * D, 3);
+    assert_eq!(inner.len(), s);
+    for (i, inner) in inner.iter().enumerate() {
+        let row = |h: usize| &w[(h * s + i) * D..(h * s + i + 1) * D];
+        for (a, b) in (0..n * n).map(|at| (at / n, at % n)) {
+            let want: f32 = row(a).iter().zip(row(b)).map(|(a, b)| a * b).sum();
+            assert!((inner[a * n + b] - want).abs() < 1e-5, "feature {i}, heads {a} and {b}");
+        }
+    }
+    assert!(Decoders::of(&*build(q, &molt("relu", true)), None).is_none());
+}
+
+/// Runs `with` on the batch.
+fn with_input<T>(
+    q: &mut Queue,
+    b: &Batch<'_>,
+    with: impl FnOnce(&mut Queue, &StepInput<'_>, &[f32]) -> T,
+) -> T {
+    let n_tokens: usize = b.mask.iter().map(|&m| usize::from(m)).sum();
+    let weight: Vec<f32> = b.mask.iter().map(|&m| f32::from(m) / n_tokens as f32).collect();
+    let (w, m) = (q.tensor(b.mask.len(), 1, &weight).unwrap(), q.tensor(1, b.mask.len(), b.mask).unwrap());
+    let input = StepInput {
+        inputs: b.x.iter().map(Tensor::view).collect(),
+        labels: b.y.iter().map(Tensor::view).collect(),
+        context: None,
+        mask: Some(m.view()),
+        weight: w.view(),
+        n_tokens,
+    };
+    with(q, &input, &weight)
 }

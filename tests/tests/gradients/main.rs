@@ -5,6 +5,7 @@
 
 mod attention;
 mod encoders;
+mod heads;
 mod lorsa;
 mod model;
 mod ops;
