@@ -58,9 +58,47 @@ fn lorsa() -> Row {
     }
 }
 
+/// Three layers of the width of the other rows. Its products are the encoders': decoders and gradients go by entries.
+fn crosscoder() -> Row {
+    let (d, s, rows, heads) = (768, 6144, 4096, 3);
+    let hook_points = vec!["a", "b", "c"];
+    Row {
+        name: "crosscoder",
+        sae: json!({
+            "sae_type": "crosscoder", "hook_points": hook_points, "d_model": d, "expansion_factor": s / d,
+            "act_fn": "topk", "top_k": 50, "norm_activation": "inference",
+        }),
+        hook_points,
+        rows,
+        contexts: None,
+        k: Some(50),
+        products: vec![([rows, s, d], heads as f64)],
+    }
+}
+
+/// The example's ranks with one transform in twenty active. Its products are those of all transforms, so that the ratio is what
+/// skipping inactive ones leaves of them.
+fn molt() -> Row {
+    let (d, rows, wide) = (768, 4096, 5120);
+    Row {
+        name: "molt",
+        sae: json!({
+            "sae_type": "molt", "hook_point_in": "in", "hook_point_out": "out", "d_model": d,
+            "expansion_factor": 0.4036458, "act_fn": "topk", "top_k": 16, "norm_activation": "inference",
+            "rank_counts": {"512": 10, "256": 20, "128": 40, "64": 80, "32": 160},
+        }),
+        hook_points: vec!["in", "out"],
+        rows,
+        contexts: None,
+        k: Some(16),
+        // For each of the five ranks U and V there, once more back, and their gradients.
+        products: vec![([rows, wide, d], 10.0), ([rows, d, wide], 5.0), ([wide, d, rows], 10.0)],
+    }
+}
+
 fn rows() -> Vec<Row> {
     let wanted = std::env::var("VARIANTS").ok();
-    let all = vec![lorsa()];
+    let all = vec![lorsa(), crosscoder(), molt()];
     all.into_iter().filter(|r| wanted.as_ref().is_none_or(|w| w.split(',').any(|w| w == r.name))).collect()
 }
 
@@ -82,7 +120,7 @@ impl Step {
         let schedules = Schedules::resolve(&settings, row.rows as u64, row.k)?;
         let mut trainer = Trainer::new(q, dictionary, settings, schedules, row.rows)?;
         for (seed, p) in trainer.dictionary_mut().params_mut().into_iter().enumerate() {
-            if p.name.starts_with("W_") {
+            if p.name.starts_with("W_") || p.name.contains("_matrices") {
                 q.random(RandomKind::Normal, (0.0, 0.03), seed as u64, 0, &mut p.value)?;
             }
         }
