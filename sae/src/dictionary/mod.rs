@@ -286,6 +286,19 @@ pub fn build(q: &mut Queue, settings: &DictionarySettings) -> Result<Box<dyn Dic
     settings.variant.facts().build(q, settings)
 }
 
+/// A power of two, for dividing by numbers that may be 0: `x ↦ min(1, TINY/x)/TINY` is 1/x, and finite at 0.
+const TINY: f32 = 1.0 / (1u64 << 60) as f32;
+
+/// `out = 1/x` of numbers that are not negative; finite at 0.
+fn reciprocals(q: &mut Queue, x: &Tensor, out: &mut Tensor) -> Result<()> {
+    Ok(q.map(MapKind::Shrink, x, 1.0 / TINY, TINY, out)?)
+}
+
+/// A pass was asked of a dictionary before it got its memory.
+fn unplanned() -> Error {
+    Error::Data { what: "the dictionary was not planned".into() }
+}
+
 /// `‖row‖` of `w [S, d]` into `out [S, 1]`.
 fn row_norms(q: &mut Queue, w: &Tensor, mut out: ViewMut<'_>) -> Result<()> {
     q.reduce_cols(ReduceKind::SumSq, w, out.reborrow(), 0.0)?;

@@ -1,7 +1,7 @@
 //! Scaling of activations before and after a dictionary (VARIANTS §4). Every mode is one factor per row, so that trainer,
 //! evaluator and analysis use the same two lines: multiply inputs and labels, divide reconstructions.
 
-use super::Dictionary;
+use super::{Dictionary, TINY};
 use crate::{Error, Result, settings::NormActivation};
 use lm_saes_runtime::{Arena, DType, MapKind, Queue, ReduceKind, Tensor, View, ViewMut};
 
@@ -77,7 +77,6 @@ impl Scaling {
         let mut sums = scratch.sums.rows_mut(0..rows / group);
         q.reduce_cols(ReduceKind::Sum, norms, sums.reborrow(), 0.0)?;
         // √d / (Σ/group); a sum of 0 gives a large finite number, so rows of zeros stay zeros. Powers of two are exact.
-        const TINY: f32 = 1.0 / (1u64 << 60) as f32;
         q.map_in_place(MapKind::Shrink, self.root * group as f32 / TINY, TINY, sums.reborrow())?;
         q.fill(factors.reborrow(), 1.0)?;
         let factors = factors.reshaped(rows / group, group);

@@ -8,11 +8,12 @@
 //! * jumprelu compares h·n with θ: h with θ/n, without n. (The window of its gradient is one width for all features and stays.)
 
 use super::{Clt, work::joint};
-use crate::{Result, settings::ActFn};
+use crate::{
+    Result,
+    dictionary::{TINY, reciprocals},
+    settings::ActFn,
+};
 use lm_saes_runtime::{DType, MapKind, Queue, Tensor};
-
-/// Makes 1/x of a positive x without dividing by 0: powers of two are exact, and what belongs to x = 0 is 0 already.
-const TINY: f32 = 1.0 / (1u64 << 60) as f32;
 
 impl Clt {
     pub(super) fn fold_norms(&mut self, q: &mut Queue) -> Result<()> {
@@ -47,7 +48,7 @@ impl Clt {
             (true, false) if joint(act_fn) => q.fill(&mut c, 1.0)?,
             _ => q.fill(&mut c, 1.0 / a)?,
         }
-        q.map(MapKind::Shrink, &c, 1.0 / TINY, TINY, &mut inverse)?;
+        reciprocals(q, &c, &mut inverse)?;
         if let (Some(log_theta), true) = (&mut self.p.log_theta, gated) {
             // θ/n; a feature without decoder writes nothing whatever it compares.
             let mut theta = q.empty(1, s, DType::F32)?;

@@ -4,7 +4,7 @@
 use super::{Coder, RandomParts, row_norms};
 use crate::{
     Error, Result,
-    dictionary::{Dictionary, Initialise, ModelAttention, RandomInit, norms_of, subspace},
+    dictionary::{Dictionary, Initialise, ModelAttention, RandomInit, TINY, norms_of, subspace},
     settings::NormActivation,
 };
 use lm_saes_runtime::{DType, GemmOpts, MapKind, Queue, ReduceKind, Tensor, View};
@@ -144,7 +144,6 @@ impl Initialise for Coder {
 
 /// Scales rows of `w [S, d]` to this norm; unless `exact`, only those above it. A row of zeros stays.
 pub(crate) fn set_row_norms(q: &mut Queue, w: &mut Tensor, norm: f32, exact: bool) -> Result<()> {
-    const TINY: f32 = 1.0 / (1u64 << 60) as f32;
     let mut factor = q.empty(w.rows(), 1, F32)?;
     row_norms(q, w, factor.view_mut())?;
     // norm/n with n at least tiny; or min(1, norm/n).

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     Result,
-    dictionary::{Coefficients, LossTerms, StepInput},
+    dictionary::{Coefficients, LossTerms, StepInput, reciprocals},
     training::{LossSettings, SparsityLoss},
 };
 use lm_saes_runtime::{
@@ -43,9 +43,6 @@ impl Parts {
         self.norms() && !self.side
     }
 }
-
-/// A power of two, for dividing by numbers that may be 0: `x ↦ min(1, TINY/x)/TINY`.
-pub(super) const TINY: f32 = 1.0 / (1u64 << 60) as f32;
 
 /// Rows whose error, gradient and bias gradient are computed one after the other, while they are in the second-level cache.
 pub(super) const CACHED_ROWS: usize = 512;
@@ -186,8 +183,7 @@ pub(super) fn quad_gain(
 
 /// `dW_D[i] += dn_i · W_D[i]/n_i`. A row of zeros has no direction and gets nothing.
 pub(super) fn norm_grad(q: &mut Queue, p: &mut Decoder, t: &mut Train, norms: &Tensor) -> Result<()> {
-    // 1/n without dividing by 0: the powers of two are exact, and at n <= tiny the factor is finite.
-    q.map(MapKind::Shrink, norms, 1.0 / TINY, TINY, &mut t.inv_n)?;
+    reciprocals(q, norms, &mut t.inv_n)?;
     q.zip_in_place(MapKind::Mul, &t.inv_n, 1.0, 0.0, &mut t.dn)?;
     let features = t.dn.cols();
     let column = t.dn.view().reshaped(features, 1);

@@ -3,11 +3,8 @@
 //!   ∂L0/∂θ_i = −1/window · Σ_t w_t·1[|g_ti − θ_i| < window/2]
 //! The gradient reaches thresholds alone. An entry inside the window is below its upper end and not below its lower end.
 
-use super::{
-    loss::TINY,
-    work::{L0, PENALTY, Path, QUAD_SQUARES, Train, mixed_up},
-};
-use crate::{Result, training::LossSettings};
+use super::work::{L0, PENALTY, Path, QUAD_SQUARES, Train, mixed_up};
+use crate::{Result, dictionary::reciprocals, training::LossSettings};
 use lm_saes_runtime::{MapKind, Queue, ReduceKind, Tensor, ThresholdPenaltyArgs, View};
 use std::ops::Range;
 
@@ -71,7 +68,7 @@ pub(super) fn finish(
     }
     if let Some(norms) = norms {
         // The count came with a factor n; a feature without decoder never passes.
-        q.map(MapKind::Shrink, norms, 1.0 / TINY, TINY, &mut *inv_n)?;
+        reciprocals(q, norms, inv_n)?;
         q.zip_in_place(MapKind::Mul, &*inv_n, 1.0, 0.0, &mut l0.dtheta)?;
     }
     // 2c/target·(L0/target − 1)

@@ -13,6 +13,7 @@ use super::{
     heads::{self, Heads, Way},
     norms_of, row_norms,
     settings::DictionarySettings,
+    unplanned,
     variants::Variant,
 };
 use crate::{Error, Result, settings::ActFn, training::LossSettings};
@@ -191,10 +192,6 @@ impl CrossCoder {
         }
         Ok(())
     }
-}
-
-fn unplanned() -> Error {
-    Error::Data { what: "the dictionary was not planned".into() }
 }
 
 impl Dictionary for CrossCoder {

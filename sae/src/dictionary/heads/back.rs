@@ -3,11 +3,11 @@
 use super::{
     Heads, Slots, Store,
     loss::{Path, Train},
-    rows_of, unplanned,
+    rows_of,
 };
 use crate::{
     Result,
-    dictionary::Coefficients,
+    dictionary::{Coefficients, unplanned},
     training::{LossSettings, SparsityLoss},
 };
 use lm_saes_runtime::{

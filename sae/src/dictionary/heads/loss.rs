@@ -1,17 +1,15 @@
 //! Memory of loss and gradients, what of them depends on the whole batch, and the sums that make up [`LossTerms`].
 
-use super::{Heads, Slots, Store, unplanned};
+use super::{Heads, Slots, Store};
 use crate::{
     Error, Result,
-    dictionary::{Coefficients, LossTerms, Param, StepInput, grad},
+    dictionary::{Coefficients, LossTerms, Param, StepInput, grad, reciprocals, unplanned},
     settings::ActFn,
     training::{LossSettings, SparsityLoss},
 };
 use lm_saes_runtime::{Arena, DType, MapKind, PenaltyArgs, PenaltyKind, Queue, ReduceKind, Tensor, View};
 
 const F32: DType = DType::F32;
-/// A power of two, for dividing by numbers that may be 0: `x ↦ min(1, TINY/x)/TINY`.
-const TINY: f32 = 1.0 / (1u64 << 60) as f32;
 /// Buffers of loss and gradients.
 pub(super) struct Train {
     /// ŷ − y of one head, then its gradient, `[rows, d]`.
@@ -201,7 +199,7 @@ impl Heads {
         if loss.sparsity.is_none() && !lp {
             return Ok(None);
         }
-        q.map(MapKind::Shrink, &self.norms, 1.0 / TINY, TINY, &mut t.inv_n)?;
+        reciprocals(q, &self.norms, &mut t.inv_n)?;
         q.zip_in_place(MapKind::Mul, &t.inv_n, 1.0, 0.0, &mut t.dn)?;
         Ok(Some(t.dn.view()))
     }

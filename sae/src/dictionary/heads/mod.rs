@@ -320,7 +320,3 @@ impl From<LayerCodes> for Store {
         Self::Sparse(Box::new(codes))
     }
 }
-
-fn unplanned() -> Error {
-    Error::Data { what: "the dictionary was not planned for training".into() }
-}

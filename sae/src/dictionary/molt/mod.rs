@@ -18,8 +18,9 @@ use super::{
     heads::{self, Heads, Way},
     norms_of,
     settings::DictionarySettings,
+    unplanned,
 };
-use crate::{Error, Result, settings::ActFn, training::LossSettings};
+use crate::{Result, settings::ActFn, training::LossSettings};
 use entries::Entries;
 use lm_saes_runtime::{Arena, DType, GemmOpts, MapKind, Queue, ReduceKind, Tensor, View};
 use transforms::{Scales, Transforms};
@@ -140,10 +141,6 @@ impl Molt {
         }
         Ok(out)
     }
-}
-
-fn unplanned() -> Error {
-    Error::Data { what: "the dictionary was not planned".into() }
 }
 
 impl Dictionary for Molt {
