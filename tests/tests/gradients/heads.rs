@@ -4,11 +4,11 @@
 
 use super::{reference, values};
 use lm_saes::{
-    dictionary::{self, Coefficients, StepInput},
+    dictionary::{self, Coefficients, Dictionary, Param, StepInput},
     settings::ActFn,
     training::{LossSettings, SparsityLoss},
 };
-use lm_saes_runtime::{Arena, Queue, Tensor};
+use lm_saes_runtime::{Arena, Queue, Tensor, View};
 use serde_json::json;
 
 const D: usize = 4;
@@ -328,8 +328,7 @@ fn assert_agrees(c: &Setting) {
     for ((name, found), wanted) in ["l_rec", "l_s", "l_p"].iter().zip(found).zip(wanted) {
         assert!((found - wanted).abs() <= 1e-5 * (1.0 + wanted.abs()), "{c:?}\n{name} {found} for {wanted}");
     }
-    for (which, p) in d.params().into_iter().enumerate() {
-        let gradient: Vec<f64> = download(q, p.grad.as_ref().expect("planned for training"));
+    for (which, (name, gradient)) in gradients(q, &mut *d).into_iter().enumerate() {
         for (i, gradient) in gradient.into_iter().enumerate() {
             let (step, v) = (1e-5, params[which][i]);
             let mut at = |v: f64| {
@@ -340,14 +339,27 @@ fn assert_agrees(c: &Setting) {
             at(v);
             assert!(
                 (gradient - slope).abs() <= 1e-4 * (1.0 + slope.abs()),
-                "{c:?}\n{}[{i}] is {gradient}, central differences give {slope}",
-                p.name
+                "{c:?}\n{name}[{i}] is {gradient}, central differences give {slope}"
             );
         }
     }
 }
 
-fn download(q: &mut Queue, t: &Tensor) -> Vec<f64> {
+/// Every parameter's name and gradient, put together from the parts they are handed out in.
+fn gradients(q: &mut Queue, d: &mut dyn Dictionary) -> Vec<(String, Vec<f64>)> {
+    let of = |p: &&Param| (p.name.clone(), vec![f64::NAN; p.value.len()]);
+    let mut all: Vec<_> = d.params().iter().map(of).collect();
+    let cols: Vec<usize> = d.params().iter().map(|p| p.value.cols()).collect();
+    d.gradients(q, &mut |q, part| {
+        let at = part.rows.start * cols[part.param]..part.rows.end * cols[part.param];
+        all[part.param].1[at].copy_from_slice(&download(q, part.grad));
+        Ok(())
+    })
+    .expect("gradients");
+    all
+}
+
+fn download<'a>(q: &mut Queue, t: impl Into<View<'a>>) -> Vec<f64> {
     q.download::<f32>(t).expect("download").iter().map(|&v| v.into()).collect()
 }
 
