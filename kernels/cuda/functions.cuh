@@ -9,7 +9,7 @@ __device__ inline float gelu_tanh(float x) {
 }
 __device__ inline float silu(float x) { return x / (1.0f + expf(-x)); }
 
-// Act of runtime/src/op.rs.
+// Act of runtime/src/op.
 __device__ inline float activate(u32 act, float x) {
     switch (act) {
         case 1: return relu(x);
@@ -20,7 +20,7 @@ __device__ inline float activate(u32 act, float x) {
     }
 }
 
-// MapKind of runtime/src/op.rs; KIND is a constant, so one form remains.
+// MapKind of runtime/src/op; KIND is a constant, so one form remains.
 template <int KIND> __device__ inline float mapped(float x, float z, float a, float b) {
     switch (KIND) {
         case 0: return a * x + b;

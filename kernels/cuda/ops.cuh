@@ -1,4 +1,4 @@
-// The operations as the host passes them: the `repr(C)` structs of runtime/src/op.rs, field for field. Their contracts are
+// The operations as the host passes them: the `repr(C)` structs of runtime/src/op, field for field. Their contracts are
 // the doc comments there. A test compares the sizes asserted below with the Rust structs.
 #pragma once
 

@@ -1,5 +1,5 @@
 // Threshold, Compact, Gate, GateGrad: which entries of a dense matrix pass. Decisions compare rounded f32 values, as
-// runtime/src/op.rs asks, so every device keeps the same entries.
+// runtime/src/op asks, so every device keeps the same entries.
 #include "common.cuh"
 
 #define BINS 2048

@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <tuple>
@@ -245,20 +246,32 @@ struct Register {
     Register(const char* name, std::vector<size_t> sizes, void (*call)(void**)) { registry()[name] = {name, sizes, call}; }
 };
 
-// Stacks are kept for the next launch on the same OS thread.
+// Stacks are kept for the next launch.
 struct Stacks {
+    std::mutex mutex;
     std::vector<char*> free;
-    char* take() {
-        if (free.empty()) return (char*)aligned_alloc(64, STACK);
-        char* s = free.back();
-        free.pop_back();
-        return s;
+    void take(std::vector<Fiber>& fibers) {
+        std::lock_guard<std::mutex> l(mutex);
+        for (auto& f : fibers) {
+            if (free.empty()) free.push_back((char*)aligned_alloc(64, STACK));
+            f.stack = free.back();
+            free.pop_back();
+        }
     }
-    ~Stacks() {
-        for (char* s : free) ::free(s);
+    void give_back(std::vector<Fiber>& fibers) {
+        std::lock_guard<std::mutex> l(mutex);
+        for (auto& f : fibers) {
+#if defined(__SANITIZE_ADDRESS__)
+            __asan_unpoison_memory_region(f.stack, STACK);
+#endif
+            free.push_back(f.stack);
+        }
     }
 };
-inline thread_local Stacks stacks;
+inline Stacks& stacks() {
+    static Stacks s;
+    return s;
+}
 
 inline bool launch(const Kernel& k, dim3 grid, dim3 dim, size_t dynamic, void** params) {
     const size_t blocks = size_t(grid.x) * grid.y * grid.z, threads = size_t(dim.x) * dim.y * dim.z;
@@ -268,7 +281,7 @@ inline bool launch(const Kernel& k, dim3 grid, dim3 dim, size_t dynamic, void** 
     auto work = [&] {
         Block b;
         b.fibers.resize(threads);
-        for (auto& f : b.fibers) f.stack = stacks.take();
+        stacks().take(b.fibers);
         b.dim = dim, b.grid = grid, b.kernel = k.name.c_str(), b.body = k.call, b.params = params;
         for (size_t i; good && (i = next++) < blocks;) {
             // Exactly the size asked for, on the heap, so that the address sanitizer sees an overrun.
@@ -276,12 +289,7 @@ inline bool launch(const Kernel& k, dim3 grid, dim3 dim, size_t dynamic, void** 
             b.index = dim3(unsigned(i % grid.x), unsigned(i / grid.x % grid.y), unsigned(i / (size_t(grid.x) * grid.y)));
             if (!run_block(&b)) good = false;
         }
-        for (auto& f : b.fibers) {
-#if defined(__SANITIZE_ADDRESS__)
-            __asan_unpoison_memory_region(f.stack, STACK);
-#endif
-            stacks.free.push_back(f.stack);
-        }
+        stacks().give_back(b.fibers);
     };
     const size_t workers = blocks * threads < 4096 ? 1 : std::min<size_t>(std::thread::hardware_concurrency(), blocks);
     if (workers <= 1) {
