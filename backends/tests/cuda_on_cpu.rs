@@ -10,28 +10,41 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-/// Builds the stand-in and opens it, so that the bindings find it under the driver's name. Without a C++ compiler the
-/// tests say so and prove nothing.
-fn device() -> Option<Arc<dyn Device>> {
-    static READY: OnceLock<bool> = OnceLock::new();
-    let ready = READY.get_or_init(|| {
-        let Some(library) = stand_in() else {
-            println!("NOT TESTED: the stand-in driver needs g++ (or CXX)");
-            return false;
-        };
-        // SAFETY: the stand-in's initialisers only register kernels.
-        let library = unsafe { libloading::Library::new(&library) };
-        // Never closed: the bindings keep its functions.
-        std::mem::forget(library.unwrap_or_else(|e| panic!("{e}")));
-        true
-    });
-    ready.then(|| registry().open("cuda:0").unwrap_or_else(|e| panic!("{e}")))
+/// The device with our own Gemm, and the one with the stand-in of cuBLASLt, which is there from then on.
+struct Devices {
+    own: Arc<dyn Device>,
+    library: Arc<dyn Device>,
 }
 
-/// The library: built here, or ready-made where `LM_SAES_CUDA_STAND_IN` names its folder.
+/// Builds the stand-ins and opens them, so that the bindings find them under the libraries' names. Without a C++ compiler
+/// the tests say so and prove nothing.
+fn devices() -> Option<&'static Devices> {
+    static READY: OnceLock<Option<Devices>> = OnceLock::new();
+    let ready = READY.get_or_init(|| {
+        let Some(folder) = stand_in() else {
+            println!("NOT TESTED: the stand-in driver needs g++ (or CXX)");
+            return None;
+        };
+        let load = |path: &str| {
+            // SAFETY: the stand-ins' initialisers only register kernels.
+            let library = unsafe { libloading::Library::new(folder.join(path)) };
+            // Never closed: the bindings keep its functions.
+            std::mem::forget(library.unwrap_or_else(|e| panic!("{e}")));
+            registry().open("cuda:0").unwrap_or_else(|e| panic!("{e}"))
+        };
+        Some(Devices { own: load("libcuda.so.1"), library: load("blas/libcublasLt.so.13") })
+    });
+    ready.as_ref()
+}
+
+fn device() -> Option<Arc<dyn Device>> {
+    devices().map(|d| d.own.clone())
+}
+
+/// Folder of the stand-ins: built here, or ready-made where `LM_SAES_CUDA_STAND_IN` names it.
 fn stand_in() -> Option<PathBuf> {
     if let Some(folder) = std::env::var_os("LM_SAES_CUDA_STAND_IN") {
-        return Some(Path::new(&folder).join("libcuda.so.1"));
+        return Some(folder.into());
     }
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".into());
     Command::new(compiler).arg("--version").output().ok()?;
@@ -39,13 +52,17 @@ fn stand_in() -> Option<PathBuf> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/cuda_on_cpu/build.sh");
     let output = Command::new(script).arg(&folder).output().unwrap_or_else(|e| panic!("{e}"));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Some(folder.join("libcuda.so.1"))
+    Some(folder)
 }
 
+/// All cases, or every n-th where `LM_SAES_EVERY` is n: for slow builds of the stand-in.
 #[test]
 fn every_op_agrees_with_the_reference() {
     let Some(device) = device() else { return };
-    let report = conformance::run(&device, &std::env::var("LM_SAES_ONLY").unwrap_or_default());
+    let every = std::env::var("LM_SAES_EVERY").map_or(1, |n| n.parse().expect("LM_SAES_EVERY is a number"));
+    let cases = conformance::cases().into_iter().step_by(every);
+    let results = cases.map(|c| (c.clone(), conformance::run_case(&device, &c))).collect();
+    let report = conformance::Report { device: device.info().name.clone(), results };
     println!("{report}");
     let wrong: Vec<String> = report
         .failures()
@@ -61,11 +78,25 @@ fn every_op_agrees_with_the_reference() {
 }
 
 #[test]
+fn products_by_the_library_agree_with_the_reference() {
+    let Some(devices) = devices() else { return };
+    assert!(
+        devices.library.info().model.contains("products by cuBLASLt"),
+        "{}",
+        devices.library.info().model
+    );
+    let report = conformance::run(&devices.library, "Gemm: ");
+    println!("{report}");
+    let wrong: Vec<String> = report.failures().map(|(case, why)| format!("{}: {why}", case.name())).collect();
+    assert!(report.results.len() > 100 && wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
 fn the_device_says_what_it_is() {
     let Some(device) = device() else { return };
     let info = device.info();
     assert_eq!(info.name, "cuda:0");
-    assert!(info.model.contains("compute capability 9.0"), "{}", info.model);
+    assert!(info.model.contains("compute capability 9.0, products by our own kernel"), "{}", info.model);
     assert!(info.memory > 0 && info.deterministic);
     let missing = registry().open("cuda:7").err().map(|e| e.to_string()).unwrap_or_default();
     assert!(missing.contains("cuda:0"), "{missing}");

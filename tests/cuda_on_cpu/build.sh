@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Builds the stand-in driver, DIRECTORY/libcuda.so.1, from kernels/cuda/*.cu and this folder; needs g++ 12 or newer and x86-64.
+# Builds the stand-in driver, DIRECTORY/libcuda.so.1, from kernels/cuda/*.cu and this folder, and DIRECTORY/blas/libcublasLt.so.13;
+# needs g++ 12 or newer and x86-64.
 #   build.sh DIRECTORY [more compiler flags, such as -fsanitize=address,undefined]
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 kernels="$here/../../kernels/cuda"
 out="$1"
 shift
-mkdir -p "$out"
+mkdir -p "$out/blas"
 flags=(-std=c++17 -O2 -fPIC -ffp-contract=off -fvisibility=hidden -pthread -Wall -Wno-unknown-pragmas "$@")
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
@@ -18,3 +19,5 @@ for source in "$kernels"/*.cu "$here/driver.cc"; do
 done | xargs -0 -n 2 -P 2 sh -c 'exec '"${CXX:-g++}"' '"${flags[*]}"' -c -x c++ -I "'"$here"'" -include cuda_on_cpu.h "$1" -o "$2"' sh
 "${CXX:-g++}" "${flags[@]}" -shared -Wl,-soname,libcuda.so.1 "$work"/*.o "$here/switch.S" -o "$work/libcuda.so.1"
 mv "$work/libcuda.so.1" "$out/libcuda.so.1"
+"${CXX:-g++}" "${flags[@]}" -shared -Wl,-soname,libcublasLt.so.13 "$here/blas.cc" "$out/libcuda.so.1" -o "$work/blas"
+mv "$work/blas" "$out/blas/libcublasLt.so.13"

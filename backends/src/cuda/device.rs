@@ -1,6 +1,6 @@
 //! One card: its context, the kernels loaded into it, raw memory, and what it can run.
 
-use super::{failed, ops, stream::CudaStream};
+use super::{blas::Library, failed, ops, stream::CudaStream};
 use cudarc::driver::{CudaContext, DriverError, result, sys};
 use lm_saes_kernels::cuda::IMAGES;
 use lm_saes_runtime::{Addr, Device, DeviceInfo, Error, Op, Result, Stream, Unsupported};
@@ -26,6 +26,8 @@ pub(super) struct Card {
     pub(super) shared: u64,
     /// Multiprocessors.
     pub(super) processors: u64,
+    /// cuBLASLt, where it is installed.
+    pub(super) library: Option<Library>,
     modules: Modules,
 }
 
@@ -61,9 +63,15 @@ impl CudaDevice {
         let processors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?.max(1);
         let memory = context.total_mem().map_err(error("cuDeviceTotalMem"))? as u64;
         let modules = Modules::load(shared).map_err(|(call, e)| failed(&name, call)(e))?;
-        let model = format!("{model} (compute capability {}.{})", capability.0, capability.1);
+        let library = Library::open(&name)?;
+        let model = format!(
+            "{model} (compute capability {}.{}, {})",
+            capability.0,
+            capability.1,
+            Library::describe(library.as_ref())
+        );
         let info = DeviceInfo { name, model, memory, alignment: ALIGNMENT, deterministic: true };
-        Ok(Self(Arc::new(Card { info, context, shared, processors, modules })))
+        Ok(Self(Arc::new(Card { info, context, shared, processors, library, modules })))
     }
 }
 

@@ -2,6 +2,7 @@
 //! why. Memory and capabilities are in `device`, the ordered queue in `stream`, the launch of each op in `ops`; the kernels
 //! are CUDA C++ in `kernels/cuda`, which tests also run on the CPU.
 
+mod blas;
 mod device;
 mod ops;
 mod stage;

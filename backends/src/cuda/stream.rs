@@ -1,7 +1,12 @@
 //! An ordered queue of kernels and copies on one card, with its scratch memory, the record of the first failure a kernel met,
 //! and recording into a CUDA graph.
 
-use super::{device::Card, failed, ops, stage::Stage};
+use super::{
+    blas::{self, Plans},
+    device::Card,
+    failed, ops,
+    stage::Stage,
+};
 use cudarc::driver::{CudaGraph, result, sys};
 use lm_saes_runtime::{Addr, Error, Graph, Op, Result, Stream, Unsupported};
 use std::{ffi::c_void, sync::Arc};
@@ -30,6 +35,7 @@ pub(super) struct CudaStream {
     scratch: (u64, usize),
     /// Smaller scratch of before, which recorded graphs may still name.
     retired: Vec<u64>,
+    plans: Plans,
     recording: bool,
 }
 
@@ -67,6 +73,7 @@ impl CudaStream {
             failure,
             scratch: (0, 0),
             retired: Vec::new(),
+            plans: Plans::default(),
             recording: false,
         };
         new.clear(failure, size_of::<Failure>() as u64)?;
@@ -150,6 +157,18 @@ impl CudaStream {
             result::launch_kernel(function, grid, block, shape.shared as u32, self.stream.cu_stream(), args)
         }
         .map_err(self.error("cuLaunchKernel"))
+    }
+
+    /// Queues the product without its activation by cuBLASLt; false where that does not take it.
+    ///
+    /// # Safety
+    /// As [`Stream::launch`].
+    pub(super) unsafe fn library_gemm(&mut self, op: &lm_saes_runtime::op::Gemm) -> Result<bool> {
+        let card = self.card.clone();
+        let Some(library) = card.library.as_ref().filter(|_| blas::takes(op)) else { return Ok(false) };
+        let workspace = self.scratch(blas::WORKSPACE as u64)?;
+        // SAFETY: as the caller promises; the scratch is this stream's and as large as asked for.
+        unsafe { self.plans.run(&card, library, op, (workspace, self.stream.cu_stream().cast())) }
     }
 
     fn not_while_recording(&self, call: &'static str) -> Result<()> {

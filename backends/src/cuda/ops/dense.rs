@@ -3,7 +3,7 @@
 use super::{by_column, by_row, by_thread, elements, encoded, flattened};
 use crate::cuda::stream::{CudaStream, MOST, Shape, args};
 use lm_saes_runtime::{
-    Result,
+    Act, Addr, MapKind, Result,
     op::{Copy, Fill, Gather, Gemm, Map, Mat, Reduce},
 };
 
@@ -13,9 +13,34 @@ const TILE: u64 = 64;
 /// # Safety
 /// As [`lm_saes_runtime::Stream::launch`].
 pub(super) unsafe fn gemm(s: &mut CudaStream, op: &Gemm) -> Result<()> {
+    // SAFETY: as the caller promises.
+    if unsafe { s.library_gemm(op)? } {
+        // SAFETY: as the caller promises.
+        return unsafe { activate(s, op) };
+    }
     let grid = (op.c.cols.div_ceil(TILE), op.c.rows.div_ceil(TILE), op.batch.min(MOST));
     // SAFETY: as the caller promises.
     unsafe { s.fire("op_gemm", Shape { grid, block: (256, 1), shared: 0 }, args![op]) }
+}
+
+/// Applies the product's activation to what cuBLASLt wrote, for each product of the batch.
+///
+/// # Safety
+/// As [`lm_saes_runtime::Stream::launch`].
+unsafe fn activate(s: &mut CudaStream, op: &Gemm) -> Result<()> {
+    let kind = match op.act {
+        Act::Relu => MapKind::Relu,
+        Act::GeluErf => MapKind::GeluErf,
+        Act::GeluTanh => MapKind::GeluTanh,
+        Act::Silu => MapKind::Silu,
+        _ => return Ok(()),
+    };
+    for i in 0..op.batch {
+        let c = Mat { addr: Addr(op.c.addr.0 + 4 * i * op.stride_c), ..op.c };
+        // SAFETY: the products of a batch lie within the operand.
+        unsafe { map(s, &Map { kind, x: c, z: Mat::NONE, y: c, a: 1.0, b: 0.0 })? };
+    }
+    Ok(())
 }
 
 /// # Safety
