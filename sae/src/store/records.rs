@@ -259,7 +259,7 @@ impl Feature {
 }
 
 /// A feature in a list.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct FeatureSummary {
     /// Feature index.
     pub index: u32,

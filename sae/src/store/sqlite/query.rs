@@ -9,8 +9,11 @@ use crate::{
         SearchHit, SortBy, codec,
     },
 };
-use rusqlite::{OptionalExtension, Params, Row, Transaction, params, types::Value};
-use std::collections::{BTreeMap, BTreeSet};
+use rusqlite::{OptionalExtension, Params, Row, Transaction, params};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet, HashSet},
+};
 
 impl SqliteStore {
     fn rows<T>(
@@ -83,51 +86,89 @@ impl SqliteStore {
         let Some((dictionary, id)) = self.find_analysis(tx, key, analysis)? else {
             return Ok(FeaturePage::default());
         };
-        let (which, mut p) = conditions(dictionary, id, &query.filter);
-        let total = self.count(tx, &which, &p)?;
-        let column = match query.sort {
-            SortBy::Index => "f.feature",
-            SortBy::ActTimes => "f.act_times",
-            SortBy::MaxAct => "f.max_act",
+        let (mut passing, overview) = self.passing(tx, key, analysis, dictionary, &query.filter)?;
+        let direction = |o: Ordering| if query.descending { o.reverse() } else { o };
+        let order = |a: &u32, b: &u32| match query.sort {
+            SortBy::Index => direction(a.cmp(b)),
+            SortBy::ActTimes => {
+                let times = |f: u32| overview.act_times[f as usize];
+                direction(times(*a).cmp(&times(*b))).then(a.cmp(b))
+            }
+            SortBy::MaxAct => {
+                let max = |f: u32| overview.max_acts[f as usize];
+                direction(max(*a).total_cmp(&max(*b))).then(a.cmp(b))
+            }
         };
-        let order = if query.descending { "DESC" } else { "ASC" };
-        // The page is chosen among narrow rows first, so that sorting does not carry previews along.
-        let chosen = format!(
-            "SELECT feature, act_times, max_act FROM features f WHERE ?2 = ?2 AND {which} \
-             ORDER BY {column} {order}, f.feature ASC LIMIT ? OFFSET ?"
-        );
-        let sql = format!(
-            "SELECT f.feature, f.act_times, f.max_act, \
-             (SELECT preview FROM features p WHERE p.analysis = ?1 AND p.feature = f.feature), \
-             (SELECT text FROM interpretations i WHERE i.dictionary = ?2 AND i.feature = f.feature), \
-             EXISTS (SELECT 1 FROM bookmarks b WHERE b.dictionary = ?2 AND b.feature = f.feature) \
-             FROM ({chosen}) f ORDER BY {column} {order}, f.feature ASC"
-        );
-        let bounded = |n: u64| Value::Integer(n.min(i64::MAX as u64) as i64);
-        p.extend([bounded(query.limit), bounded(query.offset)]);
-        let rows = self.rows(tx, &sql, rusqlite::params_from_iter(p), |r| {
-            let summary = FeatureSummary {
-                index: r.get(0)?,
-                act_times: r.get::<_, i64>(1)? as u64,
-                max_act: r.get(2)?,
-                explanation: r.get(4)?,
-                bookmarked: r.get(5)?,
-                preview: Vec::new(),
-            };
-            Ok((summary, r.get::<_, Vec<u8>>(3)?))
-        })?;
-        let features = rows
-            .into_iter()
-            .map(|(s, blob)| Ok(FeatureSummary { preview: codec::read_preview(&blob).at(self)?, ..s }))
-            .collect::<Result<_>>()?;
-        Ok(FeaturePage { features, total })
+        passing.sort_unstable_by(order);
+        let place = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(passing.len());
+        let from = place(query.offset);
+        let shown = &passing[from..place(query.offset.saturating_add(query.limit))];
+        let features = shown.iter().map(|&f| self.summary(tx, dictionary, id, f)).collect::<Result<_>>()?;
+        Ok(FeaturePage { features, total: passing.len() as u64 })
     }
 
-    fn count(&self, tx: &Transaction<'_>, which: &str, p: &[Value]) -> Result<u64> {
-        let sql = format!("SELECT count(*) FROM features f WHERE ?2 = ?2 AND {which}");
-        let mut s = tx.prepare_cached(&sql).at(self)?;
-        let n: i64 = s.query_row(rusqlite::params_from_iter(p), |r| r.get(0)).at(self)?;
-        Ok(n as u64)
+    fn summary(
+        &self,
+        tx: &Transaction<'_>,
+        dictionary: i64,
+        id: i64,
+        feature: u32,
+    ) -> Result<FeatureSummary> {
+        let sql = "SELECT f.act_times, f.max_act, f.preview, \
+                   (SELECT text FROM interpretations i WHERE i.dictionary = ?2 AND i.feature = ?3), \
+                   EXISTS (SELECT 1 FROM bookmarks b WHERE b.dictionary = ?2 AND b.feature = ?3) \
+                   FROM features f WHERE f.analysis = ?1 AND f.feature = ?3";
+        let mut s = tx.prepare_cached(sql).at(self)?;
+        let found = s.query_row(params![id, dictionary, feature], |r| {
+            let summary = FeatureSummary {
+                index: feature,
+                act_times: r.get::<_, i64>(0)? as u64,
+                max_act: r.get(1)?,
+                explanation: r.get(3)?,
+                bookmarked: r.get(4)?,
+                preview: Vec::new(),
+            };
+            Ok((summary, r.get::<_, Vec<u8>>(2)?))
+        });
+        match found.optional().at(self)? {
+            Some((summary, preview)) => {
+                Ok(FeatureSummary { preview: codec::read_preview(&preview).at(self)?, ..summary })
+            }
+            // An analysis may leave out features of which there is nothing to say.
+            None => Ok(FeatureSummary { index: feature, ..FeatureSummary::default() }),
+        }
+    }
+
+    /// Features that pass the filter, by index, and the numbers they were judged by. Read at once: that is far quicker than
+    /// going through as many rows, each with its preview.
+    fn passing(
+        &self,
+        tx: &Transaction<'_>,
+        key: &DictionaryKey,
+        analysis: &str,
+        dictionary: i64,
+        filter: &FeatureFilter,
+    ) -> Result<(Vec<u32>, Overview)> {
+        let overview = self.overview_of(tx, key, analysis)?.unwrap_or_default();
+        let mut people = Vec::new();
+        for (wanted, table) in [(filter.explained, "interpretations"), (filter.bookmarked, "bookmarks")] {
+            if let Some(wanted) = wanted {
+                let sql = format!("SELECT feature FROM {table} WHERE dictionary = ?1");
+                let found: Vec<u32> = self.rows(tx, &sql, params![dictionary], |r| r.get(0))?;
+                people.push((wanted, found.into_iter().collect::<HashSet<u32>>()));
+            }
+        }
+        let numbers = overview.act_times.iter().zip(&overview.max_acts);
+        let passing = (0u32..).zip(numbers).filter(|&(f, (&times, &max))| {
+            let times = u64::from(times);
+            (!filter.alive || max > 0.0)
+                && filter.min_act_times.is_none_or(|n| times >= n)
+                && filter.max_act_times.is_none_or(|n| times <= n)
+                && filter.min_max_act.is_none_or(|m| max >= m)
+                && filter.max_max_act.is_none_or(|m| max <= m)
+                && people.iter().all(|(wanted, which)| which.contains(&f) == *wanted)
+        });
+        Ok((passing.map(|(f, _)| f).collect(), overview))
     }
 
     pub(super) fn random(
@@ -138,16 +179,10 @@ impl SqliteStore {
         filter: &FeatureFilter,
         draw: f64,
     ) -> Result<Option<u32>> {
-        let Some((dictionary, id)) = self.find_analysis(tx, key, analysis)? else { return Ok(None) };
-        let (which, mut p) = conditions(dictionary, id, filter);
-        let n = self.count(tx, &which, &p)?;
-        let at = (draw.clamp(0.0, 1.0) * n as f64) as i64;
-        p.push(Value::Integer(at.min(n.saturating_sub(1) as i64)));
-        let sql = format!(
-            "SELECT f.feature FROM features f WHERE ?2 = ?2 AND {which} ORDER BY f.feature LIMIT 1 OFFSET ?"
-        );
-        let mut s = tx.prepare_cached(&sql).at(self)?;
-        s.query_row(rusqlite::params_from_iter(p), |r| r.get(0)).optional().at(self)
+        let Some((dictionary, _)) = self.find_analysis(tx, key, analysis)? else { return Ok(None) };
+        let (passing, _) = self.passing(tx, key, analysis, dictionary, filter)?;
+        let at = (draw.clamp(0.0, 1.0) * passing.len() as f64) as usize;
+        Ok(passing.get(at.min(passing.len().saturating_sub(1))).copied())
     }
 
     pub(super) fn feature_page(
@@ -299,34 +334,6 @@ impl SqliteStore {
         }
         Ok(hits)
     }
-}
-
-/// A filter as a condition on `f`: `?1` is the analysis, `?2` the dictionary, bounds follow.
-fn conditions(dictionary: i64, analysis: i64, filter: &FeatureFilter) -> (String, Vec<Value>) {
-    let mut sql = String::from("f.analysis = ?1");
-    let mut p = vec![Value::Integer(analysis), Value::Integer(dictionary)];
-    let mut bound = |condition: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            p.push(value);
-            sql.push_str(&format!(" AND {condition} ?{}", p.len()));
-        }
-    };
-    let int = |n: Option<u64>| n.map(|n| Value::Integer(n.min(i64::MAX as u64) as i64));
-    let real = |x: Option<f32>| x.map(|x| Value::Real(x.into()));
-    bound("f.max_act >", filter.alive.then_some(Value::Real(0.0)));
-    bound("f.act_times >=", int(filter.min_act_times));
-    bound("f.act_times <=", int(filter.max_act_times));
-    bound("f.max_act >=", real(filter.min_max_act));
-    bound("f.max_act <=", real(filter.max_max_act));
-    for (wanted, table) in [(filter.explained, "interpretations"), (filter.bookmarked, "bookmarks")] {
-        if let Some(wanted) = wanted {
-            let not = if wanted { "" } else { "NOT " };
-            sql.push_str(&format!(
-                " AND {not}EXISTS (SELECT 1 FROM {table} x WHERE x.dictionary = ?2 AND x.feature = f.feature)"
-            ));
-        }
-    }
-    (sql, p)
 }
 
 /// What to look for: all words, the last as a prefix. Text without any letter or digit is looked for as it stands, because full
