@@ -17,6 +17,7 @@ use crate::{
 use serde_json::json;
 use std::{
     collections::{BTreeSet, HashMap},
+    path::Path,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -158,6 +159,14 @@ impl Found {
         let mut about = job.about.clone();
         if let Some(map) = about.as_object_mut() {
             let analyzer = AnalyzerSettings { clt_layer: self.layer, ..job.settings.clone() };
+            // Found again from any folder, as the dictionary is.
+            let model = map.get_mut("model").and_then(|m| m.get_mut("model_from_pretrained_path"));
+            if let Some(path) = model {
+                let whole = path.as_str().and_then(|p| Path::new(p).canonicalize().ok());
+                if let Some(whole) = whole {
+                    *path = json!(whole.display().to_string());
+                }
+            }
             map.insert("analyzer".into(), json!(analyzer));
             map.insert("activation_factory".into(), json!(bench.factory));
             map.insert("datasets".into(), json!(bench.datasets));
