@@ -7,6 +7,7 @@ pub mod gguf;
 pub mod golden;
 pub mod stub;
 pub mod tiny;
+pub mod wide;
 
 use lm_saes::{
     dictionary::{Codes, Dictionary, GradientPart},
