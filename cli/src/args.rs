@@ -35,6 +35,7 @@ pub enum Command {
     Autointerp(Autointerp),
     Show(Show),
     List(List),
+    Serve(Serve),
     Devices(Devices),
 }
 
@@ -43,7 +44,7 @@ pub enum Command {
 /// Trains a TopK SAE on the built-in 1.8 M-parameter model for about a minute on two cores, prints how good it is,
 /// analyses every feature and shows where a few of them fire.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  lm-saes quickstart")]
+#[command(after_help = "Examples:\n  lm-saes quickstart\n  lm-saes quickstart --serve")]
 pub struct Quickstart {
     /// Folder for the model, the settings and the trained SAE
     #[arg(long, default_value = "results/quickstart")]
@@ -54,6 +55,9 @@ pub struct Quickstart {
     /// Device: cpu, reference, auto
     #[arg(long, default_value = "auto")]
     pub device: String,
+    /// In the end, show the result in the browser as `lm-saes serve` does
+    #[arg(long)]
+    pub serve: bool,
 }
 
 /// About a minute on two AVX-512 cores.
@@ -338,6 +342,42 @@ pub struct List {
     #[command(flatten)]
     pub store: StoreArgs,
 }
+
+/// Look at a store in the browser
+///
+/// Pages on dictionaries, features and training runs, search, bookmarks and explanations, and live inference, from this
+/// binary alone. Only this machine can reach them, unless --host says otherwise; then changes and live inference need a
+/// token, made up and printed where none is given, and anyone who reaches the port can read.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  lm-saes serve --store results/quickstart/lm-saes.db --runs results\n  lm-saes serve --store mongodb://localhost/mechinterp --port 8080\n  lm-saes serve --host 0.0.0.0 --token SECRET"
+)]
+pub struct Serve {
+    /// The store: a file, or mongodb://…
+    #[arg(long, value_name = "FILE|URI", env = "LM_SAES_STORE", default_value = "lm-saes.db")]
+    pub store: String,
+    /// Address to listen on
+    #[arg(long, default_value = "127.0.0.1")]
+    pub host: String,
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, default_value_t = DEFAULT_PORT)]
+    pub port: u16,
+    /// What changes have to show
+    #[arg(long, env = "LM_SAES_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Folder of training runs whose curves to show
+    #[arg(long, value_name = "DIR")]
+    pub runs: Option<PathBuf>,
+    /// Device of live inference: cpu, reference, auto
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// Language model of live inference, instead of the one each analysis was made with
+    #[arg(long, value_name = "DIR|FILE")]
+    pub model: Option<PathBuf>,
+}
+
+/// The reference system's.
+pub const DEFAULT_PORT: u16 = 24577;
 
 /// List devices; optionally check one against the reference
 #[derive(Args, Debug)]

@@ -7,6 +7,7 @@ mod args;
 mod commands;
 mod print;
 mod progress;
+mod serve;
 
 use anyhow::Result;
 use clap::Parser;
@@ -35,6 +36,7 @@ fn run(cli: &args::Cli) -> Result<()> {
         args::Command::Generate(a) => commands::generate::run(a, &registry),
         args::Command::Autointerp(a) => commands::autointerp::run(a),
         args::Command::Show(a) => commands::show::run(a),
+        args::Command::Serve(a) => commands::serve::run(a, &registry),
         args::Command::List(a) => commands::list::run(a),
         args::Command::Devices(a) => commands::devices::run(a, &registry),
     }

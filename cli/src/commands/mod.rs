@@ -7,6 +7,7 @@ pub mod evaluate;
 pub mod generate;
 pub mod list;
 pub mod quickstart;
+pub mod serve;
 pub mod show;
 pub mod sweep;
 pub mod to_jumprelu;

@@ -2,10 +2,14 @@
 
 use super::{
     analyze::report_analysis,
-    show,
+    serve, show,
     train::{report_evaluation, report_run},
 };
-use crate::{args::Quickstart, progress::Console};
+use crate::{
+    args::{DEFAULT_PORT, Quickstart},
+    progress::Console,
+    serve::Options,
+};
 use anyhow::{Context, Result};
 use lm_saes::{
     activations::Target,
@@ -16,7 +20,11 @@ use lm_saes::{
 };
 use lm_saes_runtime::Registry;
 use serde_json::json;
-use std::{fs, path::Path};
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+};
 
 const MODEL: [(&str, &[u8]); 3] = [
     ("config.json", include_bytes!("../../assets/quickstart/config.json")),
@@ -86,10 +94,24 @@ pub fn run(args: &Quickstart, registry: &Registry) -> Result<()> {
         }
     }
     println!(
-        "\nsee more:  lm-saes show feature {} random --store {address}\n           lm-saes list --store {address}",
+        "\nsee more:  lm-saes serve --store {address} --runs {}\n           lm-saes show feature {} random --store {address}",
+        args.out.display(),
         settings.sae_name
     );
-    Ok(())
+    if !args.serve {
+        return Ok(());
+    }
+    drop(bench);
+    drop(report);
+    let options = Options {
+        host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        port: DEFAULT_PORT,
+        token: None,
+        runs: Some(args.out.clone()),
+        device: args.device.clone(),
+        model: None,
+    };
+    serve::start(store, registry, options, &address)
 }
 
 /// Every passage once, as whole contexts.
