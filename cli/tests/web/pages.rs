@@ -1,0 +1,259 @@
+//! What pages and the API say is what the store holds, and changes arrive in it.
+
+use crate::{
+    http::{get, post},
+    site::{self, Server},
+};
+use lm_saes::store::{self, DictionaryKey, Feature, FeatureRef, Store};
+use lm_saes_tests::wide;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+const LORSA: &str = "default:lorsa%2Fl6";
+
+fn stored(path: &std::path::Path) -> Box<dyn Store> {
+    store::open(&path.display().to_string()).unwrap()
+}
+
+#[test]
+fn a_feature_page_shows_what_the_store_has_and_leaves_out_what_it_has_not() {
+    let (_dir, path) = site::made_up();
+    let server = Server::start(&path, &[]);
+    let page = get(&server.address, &format!("/d/{LORSA}/f/7")).text();
+    for part in [
+        "<h1>Feature 7</h1>",
+        "0.70 %",
+        "data-z=\"[[40,10,0.5000],[40,39,0.2500]]\"",
+        "data-peak=\"40\"",
+        "top activations",
+        "Output tokens",
+        "Similar decoders",
+        "Fires together with",
+        "Decoder by head or layer",
+        "/d/default:lorsa%2Fl6/f/6\"",
+        "/d/default:lorsa%2Fl6/f/8\"",
+        "0.500 to 1.000: 0 tokens",
+        "<i class=\"h2\" data-a=\"1.000\"> w1t10⏎</i>",
+        "<i class=\"h1 n\" data-a=\"-0.500\"> w1t60⏎</i>",
+    ] {
+        assert!(page.contains(part), "the page lacks {part}");
+    }
+    let silent = get(&server.address, &format!("/d/{LORSA}/f/4")).text();
+    assert!(silent.contains("has never fired"));
+    for absent in ["Output tokens", "Similar decoders", "Decoder by head", "<figure"] {
+        assert!(!silent.contains(absent), "a silent feature has no {absent}");
+    }
+    let embedded =
+        get(&server.address, &format!("/embed/d/{LORSA}/f/7?samples=1&range=3&plain=1&theme=dark")).text();
+    assert_eq!(embedded.matches("<article").count(), 1);
+    assert!(
+        !embedded.contains("<nav") && !embedded.contains("<h1>") && embedded.contains("data-theme=\"dark\"")
+    );
+    let other = get(&server.address, &format!("/d/{LORSA}/f/7?analysis=another%20one")).text();
+    assert!(other.contains(&format!("/d/{LORSA}/f/8?analysis=another%20one")), "links stay in the analysis");
+    assert_eq!(get(&server.address, &format!("/d/{LORSA}/f/7?analysis=none")).status, 404);
+}
+
+#[test]
+fn every_kind_of_name_has_an_address() {
+    let (_dir, path) = site::made_up();
+    let server = Server::start(&path, &[]);
+    let home = get(&server.address, "/").text();
+    let links: Vec<&str> =
+        home.split("href=\"").filter_map(|p| p.split('"').next()).filter(|h| h.starts_with("/d/")).collect();
+    assert_eq!(links.len(), 4, "{links:?}");
+    for link in links {
+        assert_eq!(get(&server.address, link).status, 200, "{link}");
+    }
+    assert_eq!(get(&server.address, "/d/raw").status, 200, "a name that only one series has is enough");
+    let jumped = get(&server.address, &format!("/d/{LORSA}/f?i=5"));
+    assert_eq!((jumped.status, jumped.header("location")), (303, Some("/d/default:lorsa%2Fl6/f/5")));
+    for _ in 0..20 {
+        let random = get(&server.address, &format!("/d/{LORSA}/random?min_max=9"));
+        let to = random.header("location").unwrap_or_default().to_owned();
+        assert!(["9", "10", "11"].iter().any(|i| to.ends_with(&format!("/f/{i}"))), "{to}");
+    }
+}
+
+#[test]
+fn the_api_tells_what_the_store_holds() {
+    let (_dir, path) = site::made_up();
+    let server = Server::start(&path, &[]);
+    let store = stored(&path);
+    let feature: Feature =
+        serde_json::from_value(get(&server.address, &format!("/api/d/{LORSA}/f/3")).json()).unwrap();
+    assert_eq!(Some(feature), store.feature(&site::lorsa(), "default", 3).unwrap());
+    let overview = get(&server.address, &format!("/api/d/{LORSA}/overview")).json();
+    let bytes = get(&server.address, &format!("/api/d/{LORSA}/overview.bin")).body;
+    let known = store.overview(&site::lorsa(), "default").unwrap().unwrap();
+    assert_eq!(overview["act_times"], json!(known.act_times));
+    assert_eq!(overview["max_acts"], json!(known.max_acts));
+    assert_eq!(bytes.len(), 12 * 8);
+    assert_eq!(bytes[4 * 7..4 * 8], 70u32.to_le_bytes());
+    assert_eq!(bytes[4 * (12 + 7)..4 * (12 + 8)], 7f32.to_le_bytes());
+    let list = |query: &str| -> (u64, Vec<u64>) {
+        let page = get(&server.address, &format!("/api/d/{LORSA}/features?{query}")).json();
+        let features = page["features"].as_array().unwrap().iter().map(|f| f["index"].as_u64().unwrap());
+        (page["total"].as_u64().unwrap(), features.collect())
+    };
+    assert_eq!(list(""), (9, vec![1, 2, 3, 5, 6, 7, 9, 10, 11]));
+    assert_eq!(list("silent=1&per_page=3&page=2"), (12, vec![3, 4, 5]));
+    assert_eq!(list("sort=density&order=desc&per_page=2"), (9, vec![11, 10]));
+    // 50 and 70 of 10 000 tokens.
+    assert_eq!(list("min_percent=0.5&max_percent=0.7"), (3, vec![5, 6, 7]));
+    assert_eq!(list("min_max=10"), (2, vec![10, 11]));
+    assert_eq!(list("explained=yes"), (1, vec![3]));
+    assert_eq!(get(&server.address, "/api/dictionaries").json().as_array().unwrap().len(), 4);
+    let hits = get(&server.address, "/api/search?q=rivers").json();
+    assert_eq!(hits.as_array().unwrap().len(), 2);
+    let hits = get(&server.address, &format!("/api/search?q=river&d={LORSA}")).json();
+    assert_eq!(
+        hits.as_array().unwrap().len(),
+        9,
+        "those that peak on the token, one also by its explanation"
+    );
+    let docs = get(&server.address, "/api").text();
+    for address in ["/api/d/KEY/features", "/api/d/KEY/infer", "/embed/d/KEY/f/INDEX", "/api/lists/members"] {
+        assert!(docs.contains(address), "{address} is described");
+    }
+}
+
+#[test]
+fn changes_arrive_in_the_store() {
+    let (_dir, path) = site::made_up();
+    let server = Server::start(&path, &[]);
+    let store = stored(&path);
+    let at = |feature: u32| FeatureRef { dictionary: site::lorsa(), feature };
+    let change = |path: &str, body: Value| {
+        let answer = post(&server.address, path, &body);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()
+    };
+    let feature = |i: u32| store.feature(&site::lorsa(), "default", i).unwrap().unwrap();
+    let f = format!("/api/d/{LORSA}/f/3");
+    change(&format!("{f}/explanation"), json!({ "text": "  streams and lakes \n" }));
+    let said = feature(3).interpretation.unwrap();
+    assert_eq!((said.text.as_str(), said.explainer.as_str()), ("streams and lakes", "manual"));
+    assert!(said.scores.is_empty(), "scores belonged to the former text");
+    change(&format!("{f}/explanation"), json!({ "text": null }));
+    assert_eq!(feature(3).interpretation, None);
+
+    change(&format!("{f}/bookmark"), json!({ "bookmarked": true }));
+    let first = feature(3).bookmark.unwrap();
+    assert!(first.created_at > 1_700_000_000);
+    change(
+        &format!("{f}/bookmark"),
+        json!({ "bookmarked": true, "tags": [" a", "b ", "a", ""], "notes": "look" }),
+    );
+    change(&format!("{f}/bookmark"), json!({ "bookmarked": true }));
+    let second = feature(3).bookmark.unwrap();
+    assert_eq!((second.tags, second.notes.as_deref()), (vec!["a".into(), "b".into()], Some("look")));
+    assert_eq!(second.created_at, first.created_at);
+    assert_eq!(get(&server.address, &format!("/api/bookmarks?d={LORSA}")).json()["total"], 1);
+    change(&format!("{f}/bookmark"), json!({ "bookmarked": false }));
+    assert_eq!(feature(3).bookmark, None);
+
+    let member = |i: u32, remove: bool| {
+        change(
+            "/api/lists/members",
+            json!({ "list": "rivers", "dictionary": "default:lorsa/l6", "feature": i, "remove": remove }),
+        )
+    };
+    change("/api/lists", json!({ "name": "rivers", "notes": "wet" }));
+    for (i, remove) in [(5, false), (2, false), (5, false), (7, false), (2, true)] {
+        member(i, remove);
+    }
+    let lists = store.lists().unwrap();
+    let list = lists.iter().find(|l| l.name == "rivers").unwrap();
+    assert_eq!((list.notes.as_str(), &list.features), ("wet", &vec![at(5), at(7)]));
+    assert_eq!(get(&server.address, "/api/lists").json(), json!(lists));
+    change("/api/lists", json!({ "name": "rivers", "remove": true }));
+    assert_eq!(store.lists().unwrap().len(), 1);
+}
+
+#[test]
+fn typed_text_gives_the_activations_that_the_analysis_found() {
+    let trained = site::trained();
+    let server = Server::start(&trained.store, &[]);
+    let store = stored(&trained.store);
+    let key = site::quickstart();
+    let infer = "/api/d/quickstart/infer";
+    let alive = store.overview(&key, "default").unwrap().unwrap().act_times;
+    let mut compared = 0;
+    for index in (0..alive.len() as u32).filter(|&i| alive[i as usize] > 20).step_by(37) {
+        let f = store.feature(&key, "default", index).unwrap().unwrap();
+        let sample = &f.analysis.samplings[0].samples[0];
+        let context = f.context(sample.context).unwrap();
+        let bos = usize::from(context.texts.first().is_some_and(|t| t.starts_with('<')));
+        let text = context.texts[bos..].concat();
+        let answer = post(&server.address, infer, &json!({ "text": text, "feature": index }));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let tokens = answer.json()["tokens"].as_array().unwrap().clone();
+        let ids: Vec<u32> = tokens.iter().map(|t| t["id"].as_u64().unwrap() as u32).collect();
+        if ids != context.ids {
+            // A context cut inside a word, or a partial character, is other tokens when typed.
+            continue;
+        }
+        compared += 1;
+        for (at, token) in tokens.iter().enumerate() {
+            let live = token["features"][0][1].as_f64().unwrap_or(0.0);
+            let known =
+                sample.acts.iter().find(|(p, _)| *p as usize == at).map_or(0.0, |(_, v)| f64::from(*v));
+            assert!(
+                (live - known).abs() <= 1e-3 * (1.0 + known.abs()),
+                "feature {index} at {at}: {live}, {known}"
+            );
+        }
+    }
+    assert!(compared >= 2, "only {compared} contexts could be typed again");
+    let all = post(&server.address, infer, &json!({ "text": "The river ran to the sea." })).json();
+    for token in all["tokens"].as_array().unwrap() {
+        let features = token["features"].as_array().unwrap();
+        let counted = token["counts"] == true;
+        assert_eq!(features.len(), if counted { 24 } else { 0 }, "top_k of the quickstart");
+        for f in features {
+            assert!(all["features"][f[0].to_string()]["max_act"].is_number());
+        }
+    }
+    let refused = post(&server.address, infer, &json!({ "text": "" }));
+    assert_eq!(refused.status, 422);
+    let long = post(&server.address, infer, &json!({ "text": "word ".repeat(2000) }));
+    assert!(long.json()["error"].as_str().unwrap().contains("tokens; at most"), "{}", long.text());
+}
+
+#[test]
+fn without_a_model_inference_says_what_is_missing() {
+    let (_dir, path) = site::made_up();
+    let server = Server::start(&path, &[]);
+    let answer = post(&server.address, &format!("/api/d/{LORSA}/infer"), &json!({ "text": "x" }));
+    assert_eq!(answer.status, 422);
+    assert!(answer.json()["error"].as_str().unwrap().contains("--model"), "{}", answer.text());
+}
+
+#[test]
+fn pages_of_a_65k_dictionary_take_less_than_100_ms() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("wide.db");
+    let key = DictionaryKey::new("wide", "default");
+    wide::fill(&*stored(&path), &key, 65_536, 20_000);
+    let server = Server::start(&path, &[]);
+    for (what, address) in [
+        ("feature page", "/d/default:wide/f/40007"),
+        ("overview", "/d/default:wide?sort=density&order=desc&page=1000"),
+        ("points of the scatter", "/api/d/default:wide/overview.bin"),
+        ("dictionaries", "/"),
+    ] {
+        let mut took: Vec<Duration> = (0..15)
+            .map(|_| {
+                let began = Instant::now();
+                assert_eq!(get(&server.address, address).status, 200);
+                began.elapsed()
+            })
+            .collect();
+        // The first includes what is kept for the others. The best of the rest, so that other work on the machine does not decide.
+        let first = took.remove(0);
+        let best = took.iter().min().copied().unwrap_or_default();
+        println!("65 536 features x {} contexts: {what} {best:?}, the first time {first:?}", wide::SAMPLES);
+        assert!(best < Duration::from_millis(100), "{what}: {best:?}");
+    }
+}

@@ -1,0 +1,278 @@
+//! The pages in a real browser: opened, typed into, filtered, bookmarked, edited, by pointer and by keyboard, and compared with
+//! the store. With `LM_SAES_SHOTS` naming a folder, pictures are kept there.
+
+use crate::{
+    browser::Browser,
+    site::{self, HOSTILE, Server},
+};
+use lm_saes::store::{self, FeatureFilter, FeatureQuery, SortBy, Store};
+use serde_json::{Value, json};
+
+fn stored(path: &std::path::Path) -> Box<dyn Store> {
+    store::open(&path.display().to_string()).unwrap()
+}
+
+/// A feature with contexts, not too rare.
+fn lively(store: &dyn Store) -> u32 {
+    let filter = FeatureFilter { alive: true, min_act_times: Some(30), ..FeatureFilter::default() };
+    let query = FeatureQuery { filter, sort: SortBy::MaxAct, descending: true, offset: 0, limit: 1 };
+    store.features(&site::quickstart(), "default", &query).unwrap().features[0].index
+}
+
+#[test]
+fn a_reader_finds_a_feature_and_sees_what_the_store_holds() {
+    let Some(browser) = Browser::open(1280, 900, false) else { return };
+    let trained = site::trained();
+    let server = Server::start(&trained.store, &["--runs", &trained.dir.display().to_string()]);
+    let at = |path: &str| format!("http://{}{path}", server.address);
+    let store = stored(&trained.store);
+    let key = site::quickstart();
+
+    browser.go(&at("/"));
+    browser.shot("dictionaries");
+    browser.click(".cards a");
+    browser.until("document.querySelector('#scatter').dataset.points");
+    let overview = store.overview(&key, "default").unwrap().unwrap();
+    assert_eq!(
+        browser.eval("document.querySelector('#scatter').dataset.points"),
+        overview.alive().to_string()
+    );
+    browser.shot("dictionary");
+
+    // The filter.
+    browser.type_into("#filter [name=min_max]", "4");
+    browser.click("#filter button");
+    browser.until("location.search.includes('min_max=4')");
+    assert!(!browser.url().contains("max_max"), "empty fields are not sent: {}", browser.url());
+    let filter = FeatureFilter { alive: true, min_max_act: Some(4.0), ..FeatureFilter::default() };
+    let query = FeatureQuery { filter, limit: 25, ..FeatureQuery::default() };
+    let found = store.features(&key, "default", &query).unwrap();
+    assert_eq!(browser.text("#total").replace(' ', ""), found.total.to_string());
+    let shown =
+        browser.eval("[...document.querySelectorAll('.features .index')].map(a => Number(a.textContent))");
+    let known: Vec<u32> = found.features.iter().map(|f| f.index).collect();
+    assert_eq!(shown, json!(known));
+
+    // A feature: every token of every context, and its colour.
+    let index = lively(&*store);
+    let f = store.feature(&key, "default", index).unwrap().unwrap();
+    browser.go(&at(&format!("/d/quickstart/f/{index}")));
+    let tokens = browser.eval(
+        "[...document.querySelectorAll('article.sample')].map(s => [...s.querySelectorAll('i')].map(i => Number(i.dataset.a ?? 0)))",
+    );
+    let sampling = &f.analysis.samplings[0];
+    assert_eq!(tokens.as_array().unwrap().len(), sampling.samples.len());
+    for (shown, sample) in tokens.as_array().unwrap().iter().zip(&sampling.samples) {
+        let context = f.context(sample.context).unwrap();
+        assert_eq!(shown.as_array().unwrap().len(), context.texts.len());
+        for (at, act) in shown.as_array().unwrap().iter().enumerate() {
+            let known =
+                sample.acts.iter().find(|(p, _)| *p as usize == at).map_or(0.0, |(_, v)| f64::from(*v));
+            let act = act.as_f64().unwrap();
+            assert!((act - known).abs() <= 0.006 * known.abs().max(1.0), "{act} {known}");
+        }
+    }
+    let peak = sampling.samples[0].peak().unwrap();
+    browser.point_at(&format!(
+        "#s0 i:not(.x)[data-a=\"{}\"]",
+        browser.eval(&format!("document.querySelectorAll('#s0 i')[{}].dataset.a", peak.0)).as_str().unwrap()
+    ));
+    browser.until("!document.querySelector('#tip').hidden");
+    assert!(browser.text("#tip").contains("position"), "{}", browser.text("#tip"));
+    browser.shot("feature");
+    // Whole contexts by key, and the maximum of the next one.
+    assert_eq!(browser.eval("document.querySelectorAll('.sample.open').length"), 0);
+    browser.press("x");
+    browser.until("document.querySelectorAll('.sample.open').length > 0");
+    browser.press("m");
+    browser.until("document.querySelector('#s0 .found')");
+    assert_eq!(
+        browser.eval("[...document.querySelectorAll('#s0 i')].findIndex(i => i.matches('.found'))"),
+        peak.0
+    );
+    // Another sampling without a new page.
+    browser.eval("(window.stays = true)");
+    browser.click("#tabs a:not([aria-current])");
+    browser.until("location.search.includes('sampling=')");
+    browser.until("document.querySelector('#tabs a[aria-current]').href === location.href");
+    assert_eq!(browser.eval("window.stays"), true);
+
+    // From feature to feature by keyboard.
+    let next = at(&format!("/d/quickstart:quickstart/f/{}", index + 1));
+    browser.press("j");
+    browser.wait("the next feature", || browser.url() == next);
+    browser.press("k");
+    browser.wait("the previous feature", || browser.url().ends_with(&format!("/f/{index}")));
+    browser.press("r");
+    browser.wait("a random feature", || !browser.url().ends_with(&format!("/f/{index}")));
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+}
+
+#[test]
+fn a_reader_writes_bookmarks_and_lists() {
+    let Some(browser) = Browser::open(1280, 900, true) else { return };
+    let (_dir, path) = site::made_up();
+    let server = Server::start(&path, &["--token", "sesame"]);
+    let at = |path: &str| format!("http://{}{path}", server.address);
+    let store = stored(&path);
+    let feature = |i: u32| store.feature(&site::lorsa(), "default", i).unwrap().unwrap();
+    browser.go(&at("/d/default:lorsa%2Fl6/f/7"));
+    browser.eval("localStorage.setItem('token', 'sesame')");
+
+    browser.press("e");
+    browser.type_into("#editor textarea", "small <b>boats</b>");
+    browser.click("#editor button");
+    browser.wait("the explanation in the store", || feature(7).interpretation.is_some());
+    assert_eq!(feature(7).interpretation.unwrap().text, "small <b>boats</b>");
+    browser.until("document.querySelector('#editor').hidden");
+    assert_eq!(browser.text("#says"), "small <b>boats</b>");
+
+    browser.press("b");
+    browser.wait("the bookmark", || feature(7).bookmark.is_some());
+    browser.type_into("#bookmark [name=tags]", "boats, water");
+    browser.type_into("#bookmark [name=notes]", "to be checked");
+    browser.click("#bookmark form button");
+    browser.wait("its tags", || feature(7).bookmark.is_some_and(|b| b.tags == ["boats", "water"]));
+    assert_eq!(feature(7).bookmark.unwrap().notes.as_deref(), Some("to be checked"));
+    browser.type_into("#tolist input", "vessels");
+    browser.click("#tolist button");
+    browser.wait("the list", || store.lists().unwrap().iter().any(|l| l.name == "vessels"));
+
+    // Attention: the sources of the token pointed at.
+    browser.point_at("#s0 .h12");
+    browser.until("document.querySelectorAll('#s0 [class*=z]').length === 2");
+    assert_eq!(browser.eval("[...document.querySelectorAll('#s0 i')].findIndex(i => i.matches('.z6'))"), 10);
+    browser.shot("dark_feature");
+
+    browser.go(&at("/bookmarks"));
+    assert_eq!(browser.text("#total"), "2");
+    browser.shot("dark_bookmarks");
+    browser.click(".unmark");
+    browser.wait("one less", || store.bookmarks(None, 0, 10).unwrap().1 == 1);
+    browser.until("document.querySelector('#total').textContent === '1'");
+    browser.go(&at("/list?name=vessels"));
+    browser.click(".unlist");
+    browser.wait("an empty list", || {
+        store.lists().unwrap().iter().any(|l| l.name == "vessels" && l.features.is_empty())
+    });
+
+    // Search finds the explanation.
+    browser.go(&at("/"));
+    browser.press("/");
+    browser.type_into("#find", "boats\u{e007}");
+    browser.until("location.pathname === '/search'");
+    assert_eq!(browser.text("#total"), "1");
+    assert_eq!(browser.text(".hits mark"), "boats");
+    browser.shot("dark_search");
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+}
+
+#[test]
+fn hostile_text_is_shown_and_does_not_run() {
+    let Some(browser) = Browser::open(1280, 900, false) else { return };
+    let (_dir, path) = site::made_up();
+    let server = Server::start(&path, &[]);
+    browser.go(&format!("http://{}/", server.address));
+    browser.eval(
+        "[...document.querySelectorAll('.cards a')].find(a => a.textContent.includes('script')).click()",
+    );
+    browser.until("document.querySelector('.features')");
+    assert!(browser.text("h1").contains("<script>"));
+    browser.click(".features .index");
+    browser.until("document.querySelector('#contexts')");
+    let shown = browser.eval("document.querySelectorAll('#s0 i')[40].textContent");
+    assert_eq!(shown, HOSTILE);
+    for path in ["/bookmarks", "/lists", "/search?q=rivers"] {
+        browser.go(&format!("http://{}{path}", server.address));
+        assert_eq!(browser.eval("window.hacked ?? null"), Value::Null, "{path}");
+        assert_eq!(browser.eval("document.querySelectorAll('img').length"), 0, "{path}");
+    }
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+}
+
+#[test]
+fn typed_text_shows_the_features_the_api_names() {
+    let Some(browser) = Browser::open(1280, 1000, false) else { return };
+    let trained = site::trained();
+    let server = Server::start(&trained.store, &[]);
+    browser.go(&format!("http://{}/d/quickstart/infer", server.address));
+    let text = "Then the captain went to the river.";
+    browser.type_into("#live textarea", text);
+    browser.click("#live button");
+    browser.until("document.querySelectorAll('#found li').length > 0");
+    let typed = browser
+        .eval("[...document.querySelectorAll('#tokens i:not(.out)')].map(i => i.textContent).join('')");
+    assert_eq!(typed.as_str().unwrap().trim(), text);
+    browser.click("#tokens i:last-child");
+    browser.until("document.querySelector('#tokens .chosen')");
+    let api = crate::http::post(&server.address, "/api/d/quickstart/infer", &json!({ "text": text })).json();
+    let last = api["tokens"].as_array().unwrap().last().unwrap()["features"].clone();
+    let known: Vec<Value> = last.as_array().unwrap().iter().map(|f| f[0].clone()).collect();
+    let shown =
+        browser.eval("[...document.querySelectorAll('#found li')].map(l => Number(l.dataset.feature))");
+    assert_eq!(shown, json!(known));
+    browser.shot("infer");
+    browser.click("#found .index");
+    browser.until("document.querySelector('#try')");
+    browser.type_into("#try textarea", text);
+    browser.click("#try button");
+    browser.until("document.querySelectorAll('#tried i').length > 3");
+    let strongest = last[0][1].as_f64().unwrap();
+    let shown = browser.eval("[...document.querySelectorAll('#tried i')].at(-1).dataset.a");
+    assert!((shown.as_str().unwrap().parse::<f64>().unwrap() - strongest).abs() < 0.01 * strongest.max(1.0));
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+}
+
+#[test]
+fn curves_follow_a_run_that_is_writing() {
+    let Some(browser) = Browser::open(1280, 900, false) else { return };
+    let trained = site::trained();
+    let (dir, store) = site::made_up();
+    let runs = dir.path().join("runs");
+    let to = runs.join("mine/metrics.jsonl");
+    std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+    let written = std::fs::read_to_string(trained.dir.join("sae/metrics.jsonl")).unwrap();
+    std::fs::write(&to, &written).unwrap();
+    let server = Server::start(&store, &["--runs", &runs.display().to_string()]);
+    browser.go(&format!("http://{}/runs", server.address));
+    browser.click(".hits a");
+    browser.until("document.querySelectorAll('.curve path').length > 3");
+    let first: Value = serde_json::from_str(written.lines().next().unwrap()).unwrap();
+    let metrics = first.as_object().unwrap().len() - 2;
+    assert!(browser.eval("document.querySelectorAll('.curve').length").as_u64().unwrap() as usize >= metrics);
+    browser.shot("run");
+    let more = "{\"step\":100000,\"tokens\":9,\"losses/brand_new\":0.25}\n";
+    std::fs::write(&to, format!("{written}{more}")).unwrap();
+    browser.until("document.querySelector('[data-name=\"losses/brand_new\"] b')");
+    assert_eq!(browser.text("[data-name=\"losses/brand_new\"] b"), "0.250");
+    // A run that starts again.
+    std::fs::write(&to, more).unwrap();
+    browser.until("document.querySelectorAll('.curve').length === 1");
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+}
+
+#[test]
+fn pages_fit_a_phone() {
+    let Some(browser) = Browser::open(390, 844, false) else { return };
+    let trained = site::trained();
+    let server = Server::start(&trained.store, &["--runs", &trained.dir.display().to_string()]);
+    let index = lively(&*stored(&trained.store));
+    let feature = format!("/d/quickstart/f/{index}");
+    for (name, path) in [
+        ("phone_dictionaries", "/"),
+        ("phone_dictionary", "/d/quickstart"),
+        ("phone_feature", feature.as_str()),
+        ("phone_infer", "/d/quickstart/infer"),
+        ("phone_bookmarks", "/bookmarks"),
+        ("phone_run", "/run?name=sae"),
+        ("phone_api", "/api"),
+        ("phone_embed", &format!("/embed{feature}")),
+    ] {
+        browser.go(&format!("http://{}{path}", server.address));
+        browser.until("document.readyState === 'complete'");
+        let wide = browser.eval("document.documentElement.scrollWidth").as_u64().unwrap();
+        assert!(wide <= 390, "{path} is {wide} wide on a phone of 390");
+        browser.shot(name);
+    }
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+}
