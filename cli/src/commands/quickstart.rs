@@ -22,7 +22,7 @@ use lm_saes_runtime::Registry;
 use serde_json::json;
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, TcpListener},
     path::Path,
 };
 
@@ -103,9 +103,11 @@ pub fn run(args: &Quickstart, registry: &Registry) -> Result<()> {
     }
     drop(bench);
     drop(report);
+    let host = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let is_free = TcpListener::bind((host, DEFAULT_PORT)).is_ok();
     let options = Options {
-        host: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        port: DEFAULT_PORT,
+        host,
+        port: if is_free { DEFAULT_PORT } else { 0 },
         token: None,
         runs: Some(args.out.clone()),
         device: args.device.clone(),

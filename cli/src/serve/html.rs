@@ -139,8 +139,7 @@ pub fn visible(text: &str) -> String {
 /// Class of a token by its share of the largest activation: `h1` to `h12`, `n` in front for negative ones.
 pub fn shade(act: f32, max: f32) -> Option<String> {
     let share = if max > 0.0 { act.abs() / max } else { 0.0 };
-    // NaN is no shade.
-    if !(share > 0.0) {
+    if share.is_nan() || share <= 0.0 {
         return None;
     }
     let level = (share * SHADES).ceil().clamp(1.0, SHADES) as u32;
