@@ -27,7 +27,7 @@ const MEMBERS: usize = 10_000;
 /// Most features told of a token.
 const PER_TOKEN: usize = 50;
 /// Features whose strongest context is shown: looking each up takes its time.
-const PREVIEWS: usize = 60;
+const PREVIEWS: usize = 240;
 
 /// An explanation; absent or empty, it is removed.
 #[derive(Deserialize)]

@@ -127,7 +127,7 @@ tolist.addEventListener("submit", async (e) => {
   const list = tolist.elements.list.value;
   const dictionary = decodeURIComponent(root.dataset.api.slice("/d/".length));
   const found = await attempt(null, () => post("/api/lists/members", { list, dictionary, feature: Number(root.dataset.index) }));
-  if (found) say(`${found.name} has ${found.features.length} features`);
+  if (found) say(`${found.name} has ${found.features.length} ${found.features.length === 1 ? "feature" : "features"}`);
 });
 
 // A text to try.

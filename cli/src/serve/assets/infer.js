@@ -60,7 +60,7 @@ function row(f, value, where, times, whole) {
     const shades = known.preview.map(([text, act]) => make("i", { class: shade(act, known.max_act), "data-a": act ? number(act) : null }, visible(text)));
     what.append(make("span", { class: "toks" }, ...shades));
   }
-  if (whole) {
+  if (whole || !known.preview?.length) {
     const token = make("code", { class: "chip" }, visible(found.tokens[where].text).replaceAll(" ", "␣"));
     what.append(make("p", { class: "faint" }, "here strongest on ", token, times > 1 ? `, fires on ${times} tokens` : ""));
   }
