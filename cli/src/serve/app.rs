@@ -16,6 +16,9 @@ pub const DENSITY_BINS: usize = 70;
 /// Histograms kept.
 const KEPT: usize = 64;
 
+/// Histograms by dictionary, analysis and when that was made.
+type Densities = HashMap<(DictionaryKey, String, u64), Arc<Vec<u32>>>;
+
 /// What handlers share.
 pub struct App {
     pub store: Box<dyn Store>,
@@ -29,7 +32,7 @@ pub struct App {
     room: Arc<Semaphore>,
     /// Changes that read first wait for each other.
     changing: Mutex<()>,
-    densities: Mutex<HashMap<(DictionaryKey, String, u64), Arc<Vec<u32>>>>,
+    densities: Mutex<Densities>,
 }
 
 /// A dictionary and one of its analyses, as an address names them.

@@ -39,7 +39,7 @@ impl Server {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary starts");
-        let expected = if args.iter().any(|a| *a == "0.0.0.0") {
+        let expected = if args.contains(&"0.0.0.0") {
             3
         } else if args.contains(&"--token") {
             2
@@ -145,7 +145,7 @@ fn analyse(store: &dyn Store, key: &DictionaryKey, name: &str) {
 
 /// Feature `i`; every fourth never fired.
 fn feature(i: u32) -> FeatureAnalysis {
-    if i % 4 == 0 {
+    if i.is_multiple_of(4) {
         return FeatureAnalysis { index: i, ..FeatureAnalysis::default() };
     }
     let sample = |context: u32| Sample {
