@@ -5,7 +5,7 @@ use lm_saes::{
     runners::{self, GenerateReport, Start, Workbench},
     settings::{ActivationFactorySettings, GenerateSettings, TrainSettings, from_tree},
     tensorfile::TensorFile,
-    training::{Advance, Observer, Silent, snapshot},
+    training::{Advance, Observer, Progress, Silent, snapshot},
 };
 use lm_saes_backends::registry;
 use lm_saes_tests::tiny::{D_MODEL, HOOK, job, settings, world};
@@ -163,6 +163,48 @@ fn training_from_the_cache_ends_with_the_weights_of_training_from_text() {
         fs::read(report.path.join("sae_weights.safetensors")).unwrap()
     });
     assert!(a == b);
+
+    // Broken off in the middle of the cache, with rows in the buffer, and resumed.
+    let s = settings(dir.path(), "parts", &[&plain[..], &[source.as_str()]].concat());
+    let first = runners::train(&s, &registry(), &mut Steps(7), Start::Fresh).unwrap();
+    assert_eq!(first.steps, 7);
+    let second = runners::train(&s, &registry(), &mut Silent, Start::Resume).unwrap();
+    assert_eq!(second.resumed_from, Some(7));
+    assert!(fs::read(second.path.join("sae_weights.safetensors")).unwrap() == a);
+}
+
+struct Steps(u64);
+impl Observer for Steps {
+    fn step(&mut self, p: &Progress) -> ControlFlow<()> {
+        if p.step >= self.0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
+
+#[test]
+fn a_dictionary_is_evaluated_on_cached_contexts_and_not_on_cached_single_tokens() {
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path(), 60);
+    let plain = [
+        "activation_factory.model_batch_size=4",
+        "trainer.total_training_tokens=640",
+        "activation_factory.buffer_size=null",
+    ];
+    let hooks = json!({"hook_points": [HOOK], "total_tokens": null});
+    generate(&generating(dir.path(), hooks), Start::Fresh).unwrap();
+    let text =
+        settings(dir.path(), "text", &[&plain[..], &["activation_factory.sources.0.repeat=false"]].concat());
+    let source = json!([{"type": "activations", "name": "c", "path": dir.path().join("cache")}]);
+    let source = format!("activation_factory.sources={source}");
+    let cache = settings(dir.path(), "cached", &[&plain[..], &[source.as_str()]].concat());
+    let [a, b] = [&text, &cache]
+        .map(|s| runners::train(s, &registry(), &mut Silent, Start::Fresh).unwrap().evaluation.unwrap());
+    assert_eq!(a.0.get("metrics/explained_variance"), b.0.get("metrics/explained_variance"));
+    assert_eq!((a.1.original, a.1.reconstructed), (b.1.original, b.1.reconstructed));
+
+    let singles = json!({"hook_points": [HOOK], "target": "activations-1d", "total_tokens": null});
+    generate(&generating(dir.path(), singles), Start::Overwrite).unwrap();
+    let e = runners::train(&cache, &registry(), &mut Silent, Start::Overwrite).err().unwrap().to_string();
+    assert!(e.contains("holds single tokens") && e.contains("activations-2d"), "{e}");
 }
 
 struct Until(u64);

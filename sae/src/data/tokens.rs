@@ -172,6 +172,14 @@ impl TokenStream {
         Ok(None)
     }
 
+    /// A cache among the sources that holds single tokens.
+    pub fn singles(&self) -> Option<&ChunkReader> {
+        self.sources.iter().find_map(|s| match &s.reader {
+            Reader::Chunks(r) => Some(r).filter(|r| r.singles()),
+            Reader::Text(_) => None,
+        })
+    }
+
     /// The cache from which the last batch came, if it came from one.
     pub fn cached(&self) -> Option<&ChunkReader> {
         match &self.sources[self.last].reader {

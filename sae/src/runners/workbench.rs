@@ -69,8 +69,19 @@ impl Workbench {
     }
 
     /// A stream of token batches from the beginning of the text.
+    ///
+    /// # Errors
+    /// As those of [`open_tokens`], and cached activations of single tokens, which the model cannot run on.
     pub fn tokens(&self) -> Result<TokenStream> {
-        open_tokens(&self.factory, &self.datasets, &self.tokenize(), &self.policy)
+        let tokens = open_tokens(&self.factory, &self.datasets, &self.tokenize(), &self.policy)?;
+        if let Some(cache) = tokens.singles() {
+            let what = format!(
+                "{} holds single tokens, on which the model's loss cannot be measured; leave eval out, or generate                  the cache with target = \"activations-2d\"",
+                cache.path().display()
+            );
+            return Err(Error::setting("activation_factory.sources", what));
+        }
+        Ok(tokens)
     }
 
     fn tokenize(&self) -> Arc<dyn Tokenize> {

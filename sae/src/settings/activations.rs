@@ -103,13 +103,13 @@ pub struct CachedSource {
     /// Accepted for compatibility: activations go to the device of the run.
     #[serde(default = "cpu")]
     pub device: String,
-    /// Type to convert to on loading.
+    /// Accepted for compatibility and without effect: activations are handed on in 32 bits.
     #[serde(default)]
     pub dtype: Option<DTypeName>,
-    /// Chunks loaded at a time.
+    /// Accepted for compatibility and without effect: chunks are read one at a time.
     #[serde(default = "four")]
     pub num_workers: usize,
-    /// Chunks loaded ahead.
+    /// Accepted for compatibility and without effect.
     #[serde(default = "eight")]
     pub prefetch: usize,
 }

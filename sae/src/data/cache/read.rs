@@ -23,6 +23,8 @@ pub struct ChunkReader {
     policy: TokenPolicy,
     next: u64,
     open: Vec<TensorFile>,
+    /// Whether the first chunk holds single tokens.
+    singles: bool,
 }
 
 impl ChunkReader {
@@ -52,7 +54,14 @@ impl ChunkReader {
         let size = |p: &PathBuf| fs::metadata(p).map(|m| m.len()).map_err(|e| Error::io(p, e));
         let bytes = files.iter().flatten().map(size).sum::<Result<u64>>()?;
         let hook_points = folders.iter().map(|f| f.0.clone()).collect();
-        Ok(Self { root: root.into(), hook_points, files, bytes, policy, next: 0, open: Vec::new() })
+        let singles = match files.first().and_then(|f| f.first()) {
+            Some(first) => {
+                let file = TensorFile::open(first)?;
+                is_single(&file, &file.info("tokens")?.shape)
+            }
+            None => false,
+        };
+        Ok(Self { root: root.into(), hook_points, files, bytes, policy, next: 0, open: Vec::new(), singles })
     }
 
     /// The tokens of the next chunk, or none at the end.
@@ -75,8 +84,8 @@ impl ChunkReader {
         if mask.len() != ids.len() || real.len() != ids.len() {
             return Err(Error::format(&first, "tokens, mask and attention_mask have different sizes"));
         }
-        // Axes before the last are batches and contexts; tokens alone are contexts of one.
-        let len = if shape.len() < 2 || self.is_flat(&shape)? { 1 } else { shape[shape.len() - 1] };
+        // Axes before the last are batches and contexts.
+        let len = if is_single(&self.open[0], &shape) { 1 } else { shape[shape.len() - 1] };
         let batch = ids.len() / len.max(1);
         let ids: Vec<u32> = ids
             .into_iter()
@@ -87,11 +96,6 @@ impl ChunkReader {
         let lengths = real.chunks(len.max(1)).map(|c| c.iter().filter(|&&r| r != 0).count()).collect();
         self.next += 1;
         Ok(Some(TokenBatch { ids, mask, lengths, batch, len }))
-    }
-
-    /// Whether the last axis of the tokens is a batch of single tokens: our own stacks of 1-D batches say so.
-    fn is_flat(&self, shape: &[usize]) -> Result<bool> {
-        Ok(shape.len() == 2 && self.open[0].metadata().get("target").is_some_and(|t| t == "activations-1d"))
     }
 
     /// Activations `[batch·len, d]` of the last batch at these hook points.
@@ -112,6 +116,10 @@ impl ChunkReader {
             .collect()
     }
 
+    /// Whether it holds single tokens, which are no text a model could run on.
+    pub fn singles(&self) -> bool {
+        self.singles
+    }
     /// Chunks.
     pub fn records(&self) -> u64 {
         self.files.first().map_or(0, |f| f.len() as u64)
@@ -141,6 +149,13 @@ impl ChunkReader {
         self.next = place.record;
         self.open.clear();
     }
+}
+
+/// Whether tokens of this shape are single ones: no axis for contexts, or batches of them on top of each other, which only our
+/// own files say.
+fn is_single(file: &TensorFile, shape: &[usize]) -> bool {
+    let says = || file.metadata().get("target").is_some_and(|t| t == "activations-1d");
+    shape.len() < 2 || shape.len() == 2 && says()
 }
 
 /// Width and values of a chunk's activations in 32 bits.
