@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 const KEY: &str = "0123456789abcdef";
@@ -28,6 +29,52 @@ fn settings() -> WandbSettings {
 
 fn tracker(dir: &Path, settings: &WandbSettings, access: WandbAccess) -> Wandb {
     Wandb::new(dir, settings, json!({"trainer": {"lr": 0.5}}), access)
+}
+
+/// Reads a run file with the original library: number of records by kind, the run, and the last line of history.
+const READER: &str = r#"
+import json, sys
+from wandb.sdk.internal.datastore import DataStore
+from wandb.proto import wandb_internal_pb2 as pb
+store, counts, out = DataStore(), {}, {}
+store.open_for_scan(sys.argv[1])
+while (data := store.scan_data()) is not None:
+    record = pb.Record()
+    record.ParseFromString(data)
+    kind = record.WhichOneof("record_type")
+    counts[kind] = counts.get(kind, 0) + 1
+    if kind == "run":
+        config = {u.key: json.loads(u.value_json) for u in record.run.config.update}
+        out["run"] = [record.run.run_id, record.run.project, record.run.display_name, config]
+    if kind == "history":
+        out["last"] = {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
+    if kind == "exit":
+        out["exit"] = record.exit.exit_code
+print(json.dumps({"counts": counts, **out}))
+"#;
+
+/// Runs where `LM_SAES_WANDB_PYTHON` names a Python that has `wandb`; CI installs one.
+#[test]
+fn the_original_library_reads_the_run_file() {
+    let Some(python) = std::env::var_os("LM_SAES_WANDB_PYTHON") else {
+        println!("not run: LM_SAES_WANDB_PYTHON names no Python with wandb");
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let mut t = tracker(dir.path(), &settings(), WandbAccess::default());
+    t.start(0).unwrap();
+    // More than one block of the file.
+    (1..=500).for_each(|s| t.record(&record(s)).unwrap());
+    t.end(true).unwrap();
+    let (_, file) = run_files(dir.path()).remove(0);
+    let out = Command::new(python).args(["-c", READER]).arg(&file).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let read: Value = serde_json::from_slice(&out.stdout).unwrap();
+    let id = file.file_stem().unwrap().to_string_lossy().replace("run-", "");
+    assert_eq!(read["counts"], json!({"header": 1, "run": 1, "summary": 500, "history": 500, "exit": 1}));
+    assert_eq!(read["run"], json!([id, "saes", "first", {"trainer": {"lr": 0.5}}]));
+    assert_eq!((&read["last"]["_step"], &read["exit"]), (&json!(500), &json!(0)));
+    assert_eq!(read["last"]["losses/overall_loss"], 1.0 / 500.0);
 }
 
 /// A server that knows one run, of five lines up to step 50.
