@@ -1,7 +1,8 @@
 //! A whole training step of each variant against the dense products it cannot avoid, run in turns so that the ratio holds on a
 //! busy machine; then criterion rows. The products are those of dense operands, forward and gradient of the weights; what
-//! attention multiplies counts half, as the future is masked. `VARIANT_ROUNDS` sets the rounds of the table (5), `VARIANTS` the
-//! rows by name (all).
+//! attention multiplies counts half, as the future is masked; where codes are sparse, decoding and its gradients do not count at
+//! all. `VARIANT_ROUNDS` sets the rounds of the table (5), `VARIANTS` the rows by name (all but the CLT of full size, which
+//! takes 6.5 GB). Peak memory is the process's, so it is a row's own where one row is named.
 
 use criterion::Criterion;
 use lm_saes::{
@@ -12,7 +13,7 @@ use lm_saes::{
 };
 use lm_saes_backends::registry;
 use lm_saes_benches::{median, timed};
-use lm_saes_runtime::{DType, GemmOpts, Queue, RandomKind, Tensor};
+use lm_saes_runtime::{Arena, DType, GemmOpts, Queue, RandomKind, Tensor};
 use serde_json::{Value, json};
 
 /// What is measured.
@@ -20,7 +21,9 @@ struct Row {
     name: &'static str,
     sae: Value,
     /// Hook points read or reconstructed.
-    hook_points: Vec<&'static str>,
+    hook_points: Vec<String>,
+    /// Of the trainer, beside those all rows share.
+    trainer: Value,
     /// Rows of a batch, or contexts and tokens of each.
     rows: usize,
     contexts: Option<(usize, usize)>,
@@ -41,7 +44,8 @@ fn lorsa() -> Row {
             "expansion_factor": s / d, "act_fn": "topk", "top_k": 64, "norm_activation": "inference",
             "n_qk_heads": n_qk, "d_qk_head": d_qk, "n_ctx": len, "rotary_dim": 16, "rotary_adjacent_pairs": false,
         }),
-        hook_points: vec!["in", "out"],
+        hook_points: names(&["in", "out"]),
+        trainer: json!({}),
         rows,
         contexts: Some((contexts, len)),
         k: Some(64),
@@ -58,17 +62,74 @@ fn lorsa() -> Row {
     }
 }
 
+fn names(all: &[&str]) -> Vec<String> {
+    all.iter().map(|h| (*h).to_string()).collect()
+}
+
+/// The two sides of an SAE with d 768 and F 6144 on batches of 4096; `codes` says how many of the products with codes are dense.
+fn sae(name: &'static str, own: Value, trainer: Value, codes: f64) -> Row {
+    let (d, s, rows) = (768, 6144, 4096);
+    let mut sae = json!({
+        "sae_type": "sae", "hook_point_in": "in", "hook_point_out": "in", "d_model": d, "expansion_factor": s / d,
+        "norm_activation": "inference",
+    });
+    if let (Some(sae), Value::Object(own)) = (sae.as_object_mut(), own) {
+        sae.extend(own);
+    }
+    let k = sae.get("top_k").and_then(Value::as_u64).map(|k| k as usize);
+    Row {
+        name,
+        sae,
+        hook_points: names(&["in"]),
+        trainer,
+        rows,
+        contexts: None,
+        k,
+        // Encoding; then decoding, back to the codes, and the gradients of both matrices.
+        products: vec![([rows, s, d], 1.0), ([rows, d, s], codes)],
+    }
+}
+
+/// Dense codes read twice: decoding and the gate's own reconstruction, forward and back; one gradient of each matrix.
+fn gated() -> Row {
+    sae(
+        "gated",
+        json!({"sae_type": "gated", "act_fn": "relu"}),
+        json!({"sparsity_loss_type": "power", "l1_coefficient": 1e-3}),
+        6.0,
+    )
+}
+
+fn jumprelu() -> Row {
+    sae(
+        "jumprelu",
+        json!({"act_fn": "jumprelu"}),
+        json!({"sparsity_loss_type": "tanh-quad", "l1_coefficient": 1e-3}),
+        4.0,
+    )
+}
+
+fn matryoshka() -> Row {
+    sae(
+        "matryoshka",
+        json!({"sae_type": "matryoshka", "act_fn": "batchtopk", "top_k": 50, "widths": [384, 768, 1536, 3072, 6144]}),
+        json!({}),
+        0.0,
+    )
+}
+
 /// Three layers of the width of the other rows. Its products are the encoders': decoders and gradients go by entries.
 fn crosscoder() -> Row {
     let (d, s, rows, heads) = (768, 6144, 4096, 3);
-    let hook_points = vec!["a", "b", "c"];
+    let hook_points = ["a", "b", "c"];
     Row {
         name: "crosscoder",
         sae: json!({
             "sae_type": "crosscoder", "hook_points": hook_points, "d_model": d, "expansion_factor": s / d,
             "act_fn": "topk", "top_k": 50, "norm_activation": "inference",
         }),
-        hook_points,
+        hook_points: names(&hook_points),
+        trainer: json!({}),
         rows,
         contexts: None,
         k: Some(50),
@@ -87,7 +148,8 @@ fn molt() -> Row {
             "expansion_factor": 0.4036458, "act_fn": "topk", "top_k": 16, "norm_activation": "inference",
             "rank_counts": {"512": 10, "256": 20, "128": 40, "64": 80, "32": 160},
         }),
-        hook_points: vec!["in", "out"],
+        hook_points: names(&["in", "out"]),
+        trainer: json!({}),
         rows,
         contexts: None,
         k: Some(16),
@@ -96,10 +158,41 @@ fn molt() -> Row {
     }
 }
 
+/// A CLT of `layers` layers of 6144 features, 256 of them active over all layers.
+fn clt(name: &'static str, layers: usize) -> Row {
+    let (d, s, rows, k) = (768, 6144, 1024, 256);
+    let hooks = |kind: &str| (0..layers).map(|l| format!("{kind}{l}")).collect::<Vec<_>>();
+    let (inputs, outputs) = (hooks("in"), hooks("out"));
+    Row {
+        name,
+        sae: json!({
+            "sae_type": "clt", "hook_points_in": inputs, "hook_points_out": outputs, "d_model": d,
+            "expansion_factor": s / d, "act_fn": "layertopk", "top_k": k, "norm_activation": "inference",
+        }),
+        hook_points: [inputs, outputs].concat(),
+        trainer: json!({}),
+        rows,
+        contexts: None,
+        k: Some(k),
+        products: vec![([rows, s, d], layers as f64)],
+    }
+}
+
 fn rows() -> Vec<Row> {
     let wanted = std::env::var("VARIANTS").ok();
-    let all = vec![lorsa(), crosscoder(), molt()];
-    all.into_iter().filter(|r| wanted.as_ref().is_none_or(|w| w.split(',').any(|w| w == r.name))).collect()
+    let all = vec![
+        sae("topk", json!({"act_fn": "topk", "top_k": 50}), json!({}), 0.0),
+        jumprelu(),
+        gated(),
+        matryoshka(),
+        crosscoder(),
+        molt(),
+        lorsa(),
+        clt("clt", 4),
+        clt("clt12", 12),
+    ];
+    let named = |r: &Row| wanted.as_ref().map_or(r.name != "clt12", |w| w.split(',').any(|w| w == r.name));
+    all.into_iter().filter(named).collect()
 }
 
 /// A dictionary in training on one batch of normal activations.
@@ -107,17 +200,27 @@ struct Step {
     trainer: Trainer,
     batch: Batch,
     hook_points: Vec<String>,
+    /// Bytes of parameters, arenas and the batch.
+    planned: usize,
 }
 
 impl Step {
     fn new(q: &mut Queue, row: &Row) -> lm_saes::Result<Self> {
         let sae: DictionarySettings = from_tree(&row.sae)?;
-        let settings: TrainerSettings = from_tree(&json!({
+        let mut settings = json!({
             "total_training_tokens": 1u64 << 40, "skip_metrics_calculation": true, "n_checkpoints": 0,
             "k_warmup_steps": 0,
-        }))?;
-        let dictionary = build(q, &sae)?;
+        });
+        if let (Some(all), Some(own)) = (settings.as_object_mut(), row.trainer.as_object()) {
+            all.extend(own.clone());
+        }
+        let settings: TrainerSettings = from_tree(&settings)?;
+        let mut dictionary = build(q, &sae)?;
         let schedules = Schedules::resolve(&settings, row.rows as u64, row.k)?;
+        let arenas = Trainer::plan(&mut *dictionary, &settings, &schedules, row.rows)?;
+        let parameters: usize = dictionary.params().iter().map(|p| p.value.bytes()).sum();
+        let batch = 4 * row.rows * sae.d_model() * row.hook_points.len();
+        let planned = parameters + arenas.iter().map(Arena::used).sum::<usize>() + batch;
         let mut trainer = Trainer::new(q, dictionary, settings, schedules, row.rows)?;
         for (seed, p) in trainer.dictionary_mut().params_mut().into_iter().enumerate() {
             if p.name.starts_with("W_") || p.name.contains("_matrices") {
@@ -132,8 +235,7 @@ impl Step {
         }
         let (tokens, mask) = (vec![0; row.rows], vec![1; row.rows]);
         let batch = Batch { acts, tokens, mask, contexts: row.contexts, n_valid: row.rows };
-        let hook_points = row.hook_points.iter().map(|h| (*h).to_string()).collect();
-        Ok(Self { trainer, batch, hook_points })
+        Ok(Self { trainer, batch, hook_points: row.hook_points.clone(), planned })
     }
 
     fn run(&mut self, q: &mut Queue) {
@@ -180,10 +282,16 @@ fn peak_mib() -> f64 {
     line.and_then(|l| l.split_whitespace().next()?.parse::<f64>().ok()).map_or(f64::NAN, |kib| kib / 1024.0)
 }
 
-fn table(q: &mut Queue, row: &Row, rounds: usize) -> lm_saes::Result<()> {
+/// Prints how a row fares, and hands out its trainer: of the largest row there is no room for two.
+fn table(q: &mut Queue, row: &Row, rounds: usize) -> lm_saes::Result<Step> {
     let mut step = Step::new(q, row)?;
     (0..2).for_each(|_| step.run(q));
-    println!("{}: peak memory {:.0} MiB with all rows before it", row.name, peak_mib());
+    let planned = step.planned as f64 / f64::from(1 << 20);
+    println!(
+        "{}: planned {planned:.0} MiB, peak {:.0} MiB (of the process, all rows before it included)",
+        row.name,
+        peak_mib()
+    );
     let mut products = Products::new(q, row)?;
     products.run(q);
     let (mut base, mut own, mut by_wall, mut by_cpu) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -202,7 +310,7 @@ fn table(q: &mut Queue, row: &Row, rounds: usize) -> lm_saes::Result<()> {
         median(by_wall),
         median(by_cpu),
     );
-    Ok(())
+    Ok(step)
 }
 
 fn main() {
@@ -211,8 +319,7 @@ fn main() {
     let mut criterion = Criterion::default().sample_size(10).configure_from_args();
     for row in rows() {
         let mut q = Queue::new(&device).expect("a queue on the cpu");
-        table(&mut q, &row, rounds).expect("steps on synthetic activations");
-        let mut step = Step::new(&mut q, &row).expect("valid settings");
+        let mut step = table(&mut q, &row, rounds).expect("steps on synthetic activations");
         criterion.bench_function(row.name, |b| b.iter(|| step.run(&mut q)));
     }
     criterion.final_summary();
