@@ -7,7 +7,7 @@ use lm_saes::{
 };
 use lm_saes_backends::registry;
 use lm_saes_runtime::{Arena, Queue, Tensor};
-use lm_saes_tests::{gradients, noise, planned};
+use lm_saes_tests::{dense_codes, gradients, noise, planned};
 use serde_json::json;
 use std::collections::BTreeMap;
 
@@ -165,6 +165,96 @@ fn defect_6_metrics_come_for_each_layer() {
     let mean = sum("clt_metrics/layer#/explained_variance") / L as f64;
     assert!((mean - found["metrics/explained_variance"]).abs() < 1e-9);
     assert_eq!(sum("sparsity/above_1e-2_layer#"), found["sparsity/above_1e-2"]);
+}
+
+#[test]
+fn defect_13_one_layer_encodes_as_among_all_with_gating_and_without() {
+    let (q, rows) = (&mut queue("cpu"), 9);
+    for act in ACTIVATIONS {
+        for gated in [false, true] {
+            let mut d = clt(q, act, gated);
+            let _memory = plan(q, &mut *d, rows, None);
+            let x = batch(q, 5, rows, |_| 1.0);
+            forward(q, &mut *d, &x);
+            let all: Vec<_> = (0..L).map(|l| dense_codes(q, vec![d.codes()[l]])).collect();
+            for l in 0..L {
+                match (d.encode_one(q, l, x[l].view(), K), act.contains("layer")) {
+                    (Ok(one), false) => {
+                        assert_eq!(dense_codes(q, vec![one]), all[l], "{act} {gated} layer {l}")
+                    }
+                    (Err(e), true) => assert!(e.to_string().contains("compete"), "{e}"),
+                    (done, _) => panic!("{act}: {:?}", done.map(|_| ())),
+                }
+            }
+            let e = d.encode_one(q, L, x[0].view(), K).map(|_| ()).unwrap_err().to_string();
+            assert!(e.contains("compete") || e.contains("layer 3"), "{e}");
+        }
+    }
+}
+
+#[test]
+fn same_layer_only_decoders_start_with_nothing_written_to_later_layers() {
+    let q = &mut queue("cpu");
+    let hooks = |kind: &str| (0..L).map(|l| format!("{kind}.{l}")).collect::<Vec<_>>();
+    let settings = json!({
+        "sae_type": "clt", "d_model": D, "expansion_factor": 2.0, "act_fn": "topk", "top_k": K,
+        "hook_points_in": hooks("in"), "hook_points_out": hooks("out"), "init_cross_layer_decoder_all_zero": true,
+    });
+    let mut d = dictionary::build(q, &serde_json::from_value(settings).unwrap()).unwrap();
+    let init = RandomInit { encoder_bound: 1.0, decoder_bound: 1.0, log_jumprelu_threshold: None, seed: 3 };
+    d.init_random(q, &init).unwrap();
+    for t in 0..L {
+        let w = d.params().into_iter().find(|p| p.name == format!("W_D.{t}")).unwrap();
+        let host: Vec<f32> = q.download(&w.value).unwrap();
+        let (before, own) = host.split_at(t * 2 * D * D);
+        assert!(before.iter().all(|v| *v == 0.0) && own.iter().filter(|v| **v != 0.0).count() > D * D, "{t}");
+    }
+    // So layer 0 alone decides what is written to it, and each layer moves its own reconstruction only.
+    let _memory = plan(q, &mut *d, 4, None);
+    let x = batch(q, 5, 4, |_| 1.0);
+    let before = forward(q, &mut *d, &x);
+    let mut moved = x;
+    moved[0] = batch(q, 77, 4, |_| 1.0).swap_remove(0);
+    let after = forward(q, &mut *d, &moved);
+    assert!(before[0] != after[0] && before[1..] == after[1..]);
+}
+
+#[test]
+fn batchlayertopk_keeps_the_best_of_all_layers_and_rows_and_the_first_among_equals() {
+    let rows = 7;
+    for gated in [false, true] {
+        let codes: Vec<Vec<f32>> = ["cpu", "reference"]
+            .map(|device| {
+                let q = &mut queue(device);
+                let mut d = clt(q, "batchlayertopk", gated);
+                let _memory = plan(q, &mut *d, rows, None);
+                let mut x = batch(q, 5, rows, |_| 1.0);
+                // Two rows alike, so that entries tie.
+                for x in &mut x {
+                    let row: Vec<f32> = q.download(x.rows_view(2..3)).unwrap();
+                    q.upload(&row, x.rows_mut(4..5)).unwrap();
+                }
+                forward(q, &mut *d, &x);
+                let norms = d.decoder_norms(q).unwrap();
+                let codes = dense_codes(q, d.codes());
+                let weigh = |(i, f): (usize, &f32)| f * if gated { norms[i % norms.len()] } else { 1.0 };
+                let kept: Vec<f32> = codes.iter().enumerate().map(weigh).filter(|g| *g > 0.0).collect();
+                assert_eq!(kept.len(), K * rows, "{device} {gated}");
+                // With every place open, what was kept before is the largest there is.
+                let mut all = clt(q, "relu", false);
+                let _memory = plan(q, &mut *all, rows, None);
+                forward(q, &mut *all, &x);
+                let every = dense_codes(q, all.codes());
+                let mut every: Vec<f32> = every.iter().enumerate().map(weigh).collect();
+                every.sort_by(|a, b| b.total_cmp(a));
+                let least = kept.iter().copied().fold(f32::INFINITY, f32::min);
+                assert!((least - every[K * rows - 1]).abs() < 1e-5, "{device} {gated}: {least}");
+                codes
+            })
+            .into();
+        let close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-5;
+        assert!(codes[0].iter().zip(&codes[1]).all(close), "{gated}");
+    }
 }
 
 #[test]

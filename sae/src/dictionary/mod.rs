@@ -162,6 +162,16 @@ pub trait Dictionary: Initialise + Send {
     /// [`StepInput`].
     fn forward(&mut self, q: &mut Queue, inputs: &[View<'_>], context: Option<usize>, k: usize)
     -> Result<()>;
+    /// Codes of layer `l` of a dictionary of layers from its input `x [B, d]` alone: what [`Dictionary::forward`] gives it.
+    ///
+    /// # Errors
+    /// A dictionary without layers, or one in which they compete for places.
+    fn encode_one(&mut self, _q: &mut Queue, _l: usize, _x: View<'_>, _k: usize) -> Result<Codes<'_>> {
+        Err(Error::Unsupported {
+            what: "encoding one layer".into(),
+            why: format!("a dictionary of type {} has no layers", self.settings().sae_type()),
+        })
+    }
     /// Forward, loss and gradients, which [`Dictionary::gradients`] then hands out.
     fn train_step(
         &mut self,

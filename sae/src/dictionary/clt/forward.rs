@@ -2,7 +2,7 @@
 
 use super::{
     Clt, Params,
-    work::{Store, Work, mixed_up},
+    work::{Store, Work, joint, mixed_up},
 };
 use crate::{Result, dictionary::coder::blocks, settings::ActFn};
 use lm_saes_runtime::{CompactArgs, GemmOpts, Queue, Select, View, ViewMut};
@@ -20,48 +20,50 @@ impl Clt {
         if let Store::Sparse(codes) = &mut self.work.codes {
             codes.set(x[0].rows(), k);
         }
+        if joint(self.base.planned_act_fn()) {
+            return self.encode_joint(q, x);
+        }
+        x.iter().enumerate().try_for_each(|(l, x)| self.encode_layer(q, l, *x))
+    }
+
+    /// Codes of layer `l` alone, from its `x [B, d]`, where layers do not compete.
+    pub(super) fn encode_layer(&mut self, q: &mut Queue, l: usize, x: View<'_>) -> Result<()> {
         match self.base.planned_act_fn() {
-            ActFn::TopK => self.encode_topk(q, x),
-            ActFn::BatchTopK => self.encode_batchtopk(q, x),
-            ActFn::LayerTopK | ActFn::BatchLayerTopK => self.encode_joint(q, x),
-            _ => self.encode_dense(q, x),
+            ActFn::TopK => self.encode_topk(q, l, x),
+            ActFn::BatchTopK => self.encode_batchtopk(q, l, x),
+            _ => self.encode_dense(q, l, x),
         }
     }
 
-    fn encode_topk(&mut self, q: &mut Queue, x: &[View<'_>]) -> Result<()> {
+    fn encode_topk(&mut self, q: &mut Queue, l: usize, x: View<'_>) -> Result<()> {
         let gated = self.base.settings.gated();
         let Work { h, norms, codes: Store::Sparse(codes), block, .. } = &mut self.work else {
             return Err(mixed_up());
         };
-        for (l, x) in x.iter().enumerate() {
-            let scale = gated.then(|| norms.view().slice_cols(self.p.of(l)));
-            for r in blocks(x.rows(), *block) {
-                let mut h = h.rows_mut(0..r.len());
-                hidden(q, &self.p, l, x.slice_rows(r.clone()), h.reborrow())?;
-                let (vals, idx) = codes.rows_mut(Some(l), r)?;
-                q.topk(h.as_view(), Select { scale, mask: None }, vals, idx)?;
-            }
+        let scale = gated.then(|| norms.view().slice_cols(self.p.of(l)));
+        for r in blocks(x.rows(), *block) {
+            let mut h = h.rows_mut(0..r.len());
+            hidden(q, &self.p, l, x.slice_rows(r.clone()), h.reborrow())?;
+            let (vals, idx) = codes.rows_mut(Some(l), r)?;
+            q.topk(h.as_view(), Select { scale, mask: None }, vals, idx)?;
         }
         Ok(())
     }
 
-    fn encode_batchtopk(&mut self, q: &mut Queue, x: &[View<'_>]) -> Result<()> {
+    fn encode_batchtopk(&mut self, q: &mut Queue, l: usize, x: View<'_>) -> Result<()> {
         let gated = self.base.settings.gated();
         let Work { h, norms, codes: Store::Sparse(codes), .. } = &mut self.work else {
             return Err(mixed_up());
         };
         let budget = codes.len();
-        for (l, x) in x.iter().enumerate() {
-            let mut h = h.rows_mut(0..x.rows());
-            hidden(q, &self.p, l, *x, h.reborrow())?;
-            let scale = gated.then(|| norms.view().slice_cols(self.p.of(l)));
-            let select = Select { scale, mask: None };
-            let (vals, idx, ptr, mut thr) = codes.ragged_mut(Some(l))?;
-            q.threshold(h.as_view(), select, budget, thr.reborrow())?;
-            let rule = CompactArgs { select, theta: None, thr: Some(thr.as_view()) };
-            q.compact(h.as_view(), rule, vals, idx, ptr)?;
-        }
-        Ok(())
+        let mut h = h.rows_mut(0..x.rows());
+        hidden(q, &self.p, l, x, h.reborrow())?;
+        let scale = gated.then(|| norms.view().slice_cols(self.p.of(l)));
+        let select = Select { scale, mask: None };
+        let (vals, idx, ptr, mut thr) = codes.ragged_mut(Some(l))?;
+        q.threshold(h.as_view(), select, budget, thr.reborrow())?;
+        let rule = CompactArgs { select, theta: None, thr: Some(thr.as_view()) };
+        Ok(q.compact(h.as_view(), rule, vals, idx, ptr)?)
     }
 
     /// layertopk and batchlayertopk: all layers of a block side by side, `[block, L·S]`.
@@ -94,21 +96,19 @@ impl Clt {
         codes.divide(q)
     }
 
-    fn encode_dense(&mut self, q: &mut Queue, x: &[View<'_>]) -> Result<()> {
+    fn encode_dense(&mut self, q: &mut Queue, l: usize, x: View<'_>) -> Result<()> {
         let gated = self.base.settings.gated();
         let Work { h, norms, theta, codes: Store::Dense(f), block, .. } = &mut self.work else {
             return Err(mixed_up());
         };
-        for (l, (x, f)) in x.iter().zip(f).enumerate() {
-            // Without a threshold the sign of h·n is that of h.
-            let scale = (theta.is_some() && gated).then(|| norms.view().slice_cols(self.p.of(l)));
-            let theta = theta.as_ref().map(|t| t.rows_view(l..l + 1));
-            let rule = CompactArgs { select: Select { scale, mask: None }, theta, thr: None };
-            for r in blocks(x.rows(), *block) {
-                let mut h = h.rows_mut(0..r.len());
-                hidden(q, &self.p, l, x.slice_rows(r.clone()), h.reborrow())?;
-                q.gate(h.as_view(), rule, f.rows_mut(r))?;
-            }
+        // Without a threshold the sign of h·n is that of h.
+        let scale = (theta.is_some() && gated).then(|| norms.view().slice_cols(self.p.of(l)));
+        let theta = theta.as_ref().map(|t| t.rows_view(l..l + 1));
+        let rule = CompactArgs { select: Select { scale, mask: None }, theta, thr: None };
+        for r in blocks(x.rows(), *block) {
+            let mut h = h.rows_mut(0..r.len());
+            hidden(q, &self.p, l, x.slice_rows(r.clone()), h.reborrow())?;
+            q.gate(h.as_view(), rule, f[l].rows_mut(r))?;
         }
         Ok(())
     }

@@ -210,6 +210,27 @@ impl Dictionary for Clt {
         self.decode(q)
     }
 
+    fn encode_one(&mut self, q: &mut Queue, l: usize, x: View<'_>, k: usize) -> Result<Codes<'_>> {
+        let (act_fn, layers) = (self.base.planned_act_fn(), self.p.layers);
+        if work::joint(act_fn) {
+            return Err(Error::Unsupported {
+                what: format!("encoding one layer with act_fn {act_fn:?}"),
+                why: "its features compete with those of all layers".into(),
+            });
+        }
+        if l >= layers || x.cols() != self.base.settings.d_model() {
+            let what = format!("expected a layer below {layers} and its input, got layer {l} and {x:?}");
+            return Err(Error::Data { what });
+        }
+        let k = self.clamp_k(k);
+        self.begin(q, x.rows(), k, false, false)?;
+        if let Store::Sparse(codes) = &mut self.work.codes {
+            codes.set(x.rows(), k);
+        }
+        self.encode_layer(q, l, x)?;
+        self.codes().into_iter().nth(l).ok_or_else(work::mixed_up)
+    }
+
     fn train_step(
         &mut self,
         q: &mut Queue,
