@@ -64,7 +64,15 @@ pub trait ModelParts {
     /// # Errors
     /// No such layer, or an attention a dictionary cannot start from.
     fn attention(&self, q: &mut Queue, layer: usize) -> Result<ModelAttention>;
+    /// What the MLP of a layer answers to `x [n, d]`, raw vectors of a hook point that it reads: `[n, d]`.
+    ///
+    /// # Errors
+    /// No such layer, or a hook point its MLP does not read.
+    fn mlp(&self, q: &mut Queue, layer: usize, hook_point: &str, x: View<'_>) -> Result<Tensor>;
 }
+
+/// Answers of a model's MLP to raw inputs `[n, d]`.
+pub type Mlp<'a> = dyn FnMut(&mut Queue, View<'_>) -> Result<Tensor> + 'a;
 
 /// Starting values, and the pieces the initialiser's search is made of. Batches are normalised.
 pub trait Initialise {
@@ -106,6 +114,17 @@ pub trait Initialise {
         _d_active: usize,
     ) -> Result<()> {
         Err(unsupported(self.variant(), "initialize_W_D_with_active_subspace", "set it to false"))
+    }
+    /// Unit encoder directions, and decoder rows of norm 1 along what the model's MLP answers to each direction: probes lie around
+    /// the mean of `inputs`, as far from it as inputs do on average (VARIANTS §6). `weight [B, 1]` adds up to 1.
+    fn transcoder_from_mlp(
+        &mut self,
+        _q: &mut Queue,
+        _inputs: &[View<'_>],
+        _weight: View<'_>,
+        _mlp: &mut Mlp<'_>,
+    ) -> Result<()> {
+        Err(unsupported(self.variant(), "initialize_tc_with_mlp", "leave it out"))
     }
     /// Whether [`Initialise::subspace_from_model`] takes the place of [`Initialise::decoder_from_active_subspace`].
     fn has_heads(&self) -> bool {

@@ -26,7 +26,7 @@ pub use base::Base;
 pub use clt::CltSettings;
 pub use crosscoder::CrossCoderSettings;
 pub use gated::GatedSettings;
-pub use initialise::{Initialise, ModelAttention, ModelParts, RandomInit};
+pub use initialise::{Initialise, Mlp, ModelAttention, ModelParts, RandomInit};
 pub use jumprelu::Calibration;
 pub use lorsa::{LorsaSettings, NormalizationType, PositionalEmbedding};
 pub use matryoshka::MatryoshkaSettings;

@@ -237,6 +237,35 @@ impl Pass<'_, '_> {
         Ok(())
     }
 
+    /// What the MLP of block `i` adds to the stream for `x [n, d_model]`, `[n, d_model]`; `x` is the stream itself, or else what
+    /// `ln2.hook_normalized` gives.
+    pub(super) fn mlp_of(&mut self, i: usize, x: View<'_>, of_stream: bool) -> Result<Tensor, Halt> {
+        let lm = self.lm;
+        let w = &lm.blocks[i];
+        let ln = w.ln2.as_ref().or(w.ln1.as_ref().filter(|_| lm.arch.parallel));
+        let mut out = self.q.empty(x.rows(), lm.arch.d_model, DType::F32)?;
+        for start in (0..x.rows()).step_by(MLP_ROWS) {
+            let rows = start..x.rows().min(start + MLP_ROWS);
+            let mut part = self.q.empty(rows.len(), x.cols(), DType::F32)?;
+            self.q.copy(x.slice_rows(rows.clone()), &mut part)?;
+            match ln {
+                Some(ln) if of_stream => part = self.norm(ln, "", &part)?,
+                // RMS norms are observed before their gain.
+                Some(NormWeights { gain: Some(gain), .. }) if lm.arch.norm == NormKind::Rms => {
+                    self.q.zip_in_place(MapKind::Mul, gain, 1.0, 0.0, &mut part)?;
+                }
+                _ => {}
+            }
+            let post = self.mlp_hidden(w, "", part.view())?;
+            let mut part = self.linear(post.view(), &w.mlp_out, Act::None)?;
+            if let Some(ln) = &w.ln2_post {
+                part = self.norm(ln, "", &part)?;
+            }
+            self.q.copy(&part, out.rows_mut(rows))?;
+        }
+        Ok(out)
+    }
+
     /// The input of the MLP's output map, `[rows of x, d_mlp]`. Names: `blocks.{i}.mlp.`.
     fn mlp_hidden(&mut self, w: &Block<Tensor>, at: &str, x: View<'_>) -> Result<Tensor, Halt> {
         let name = |hook: &str| format!("{at}{hook}");

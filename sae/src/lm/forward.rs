@@ -126,7 +126,7 @@ pub(super) struct Pass<'a, 'h> {
 }
 
 impl<'a, 'h> Pass<'a, 'h> {
-    fn new(
+    pub(super) fn new(
         lm: &'a Lm,
         q: &'a mut Queue,
         tokens: &Tokens<'_>,

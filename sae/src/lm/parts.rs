@@ -2,6 +2,8 @@
 
 use super::{
     architecture::{NormKind, QkNorm},
+    forward::{Pass, Tokens},
+    hooks::Halt,
     model::Lm,
     parameters::Linear,
 };
@@ -9,7 +11,7 @@ use crate::{
     Error, Result,
     dictionary::{ModelAttention, ModelParts},
 };
-use lm_saes_runtime::{DType, Queue, Tensor};
+use lm_saes_runtime::{DType, Queue, Tensor, View};
 
 impl ModelParts for Lm {
     fn attention(&self, q: &mut Queue, layer: usize) -> Result<ModelAttention> {
@@ -76,6 +78,30 @@ impl ModelParts for Lm {
             w_v,
             w_o: q.tensor(width, a.d_model, &across)?,
         })
+    }
+
+    fn mlp(&self, q: &mut Queue, layer: usize, hook_point: &str, x: View<'_>) -> Result<Tensor> {
+        if layer >= self.blocks.len() {
+            let what = format!("is {layer}, {} has layers 0 to {}", self.name(), self.blocks.len() - 1);
+            return Err(Error::setting("initializer.model_layer", what));
+        }
+        let of_stream = match hook_point.strip_prefix(&format!("blocks.{layer}.")) {
+            Some("ln2.hook_normalized") => false,
+            // The stream as the MLP's norm sees it.
+            Some("hook_resid_mid") if !self.arch.parallel => true,
+            Some("hook_resid_pre") if self.arch.parallel => true,
+            _ => {
+                let what = format!(
+                    "the MLP of layer {layer} does not read {hook_point}; let the dictionary read \
+                     blocks.{layer}.ln2.hook_normalized, or set model_layer to the layer it reads"
+                );
+                return Err(Error::setting("initializer.initialize_tc_with_mlp", what));
+            }
+        };
+        // Tokens do not matter to an MLP.
+        let nobody = Tokens { ids: &[0], batch: 1, len: 1, mask: None };
+        let mut pass = Pass::new(self, q, &nobody, &[], None, true)?;
+        pass.mlp_of(layer, x, of_stream).map_err(Halt::into_error)
     }
 }
 

@@ -38,7 +38,8 @@ pub struct InitializerSettings {
     pub d_active_subspace: Option<usize>,
     /// Start the queries and keys of a Lorsa dictionary from the model's attention.
     pub initialize_lorsa_with_mhsa: Option<bool>,
-    /// Start a transcoder from the language model's own MLP; not supported.
+    /// Start a transcoder from the language model's own MLP: decoder rows along its answers to the encoder's directions, which
+    /// `init_encoder_with_decoder_transpose` then leaves alone.
     pub initialize_tc_with_mlp: Option<bool>,
     /// Layer for the two settings above.
     pub model_layer: Option<usize>,

@@ -105,6 +105,9 @@ pub fn initialise(
     if settings.bias_init_method == BiasInit::GeometricMedian {
         dictionary.decoder_bias_from_mean(q, &input.labels)?;
     }
+    if settings.initialize_tc_with_mlp == Some(true) {
+        from_mlp(q, dictionary, settings, model, &input)?;
+    }
     if let Some(attention) = attention.filter(|_| with_heads) {
         dictionary.subspace_from_model(q, &input.inputs, &attention)?;
     } else if settings.initialize_W_D_with_active_subspace {
@@ -127,8 +130,9 @@ fn check(dictionary: &dyn Dictionary, s: &InitializerSettings) -> Result<()> {
     let unsupported = |what: &str, why: &str| {
         Err(Error::Unsupported { what: format!("initializer.{what}"), why: why.into() })
     };
-    if s.initialize_tc_with_mlp == Some(true) {
-        return unsupported("initialize_tc_with_mlp", "start from random values instead");
+    let hooks = [dictionary.hook_points_in(), dictionary.hook_points_out()];
+    if s.initialize_tc_with_mlp == Some(true) && hooks[0] == hooks[1] {
+        return unsupported("initialize_tc_with_mlp", "it is for transcoders, with another hook_point_out");
     }
     if s.initialize_lorsa_with_mhsa == Some(true) && !dictionary.has_heads() {
         return unsupported("initialize_lorsa_with_mhsa", "it is for Lorsa dictionaries only");
@@ -138,6 +142,27 @@ fn check(dictionary: &dyn Dictionary, s: &InitializerSettings) -> Result<()> {
         return Err(Error::setting("initializer.init_log_jumprelu_threshold_value", what));
     }
     Ok(())
+}
+
+/// A transcoder's encoder directions and what the layer's MLP answers to them.
+fn from_mlp(
+    q: &mut Queue,
+    dictionary: &mut dyn Dictionary,
+    s: &InitializerSettings,
+    model: Option<&dyn ModelParts>,
+    input: &StepInput<'_>,
+) -> Result<()> {
+    let layer = s.model_layer.ok_or_else(|| {
+        let what = "is needed to start from the model's MLP: the layer the dictionary replaces";
+        Error::setting("initializer.model_layer", what)
+    })?;
+    let model = model.ok_or_else(|| Error::Unsupported {
+        what: "starting values from the model's MLP".into(),
+        why: "this run has no language model".into(),
+    })?;
+    let hook_point = dictionary.hook_points_in().concat();
+    let mut mlp = |q: &mut Queue, x: View<'_>| model.mlp(q, layer, &hook_point, x);
+    dictionary.transcoder_from_mlp(q, &input.inputs, input.weight, &mut mlp)
 }
 
 /// The attention the settings name.
@@ -162,6 +187,7 @@ fn looks_at_data(s: &InitializerSettings) -> bool {
         || s.initialize_W_D_with_active_subspace
         || s.grid_search_init_norm
         || s.init_encoder_bias_with_mean_hidden_pre
+        || s.initialize_tc_with_mlp == Some(true)
 }
 
 fn no_data() -> Error {
@@ -171,7 +197,8 @@ fn no_data() -> Error {
 }
 
 fn transpose(q: &mut Queue, dictionary: &mut dyn Dictionary, s: &InitializerSettings) -> Result<()> {
-    if s.init_encoder_with_decoder_transpose {
+    // The encoder that belongs to the MLP's answers stays.
+    if s.init_encoder_with_decoder_transpose && s.initialize_tc_with_mlp != Some(true) {
         let factor = s.init_encoder_with_decoder_transpose_factor as f32;
         dictionary.encoder_from_decoder_transpose(q, factor)?;
     }

@@ -129,6 +129,10 @@ pub(crate) trait Encoder: Send {
     fn z_patterns(&self, _q: &mut Queue, _x: View<'_>, _features: &[usize]) -> Result<Vec<Tensor>> {
         Err(no_attention())
     }
+    /// Directions in which inputs are read, `[S, d]`, where each feature has one.
+    fn directions(&self) -> Option<View<'_>> {
+        None
+    }
     /// `W_E = factor · W_Dᵀ`, from `w_d [S, d]`.
     fn set_from_decoder(&mut self, _q: &mut Queue, _w_d: View<'_>, _factor: f32) -> Result<()> {
         Err(Error::setting(

@@ -4,7 +4,7 @@
 use super::{Coder, RandomParts, row_norms};
 use crate::{
     Error, Result,
-    dictionary::{Dictionary, Initialise, ModelAttention, RandomInit, TINY, norms_of, subspace},
+    dictionary::{Dictionary, Initialise, Mlp, ModelAttention, RandomInit, TINY, norms_of, subspace},
     settings::NormActivation,
 };
 use lm_saes_runtime::{DType, GemmOpts, MapKind, Queue, ReduceKind, Tensor, View};
@@ -120,15 +120,39 @@ impl Initialise for Coder {
     }
 
     fn queries_and_keys_from_model(&mut self, q: &mut Queue, attention: &ModelAttention) -> Result<()> {
-        let a = match self.base.settings.norm_activation() {
-            NormActivation::Inference => 1.0,
-            NormActivation::DatasetWise => self.base.folding_factors()?.0[0],
-            other => {
-                let what = format!("inputs normalised {other:?} have no constant scale; use dataset-wise");
-                return Err(Error::setting("initializer.initialize_lorsa_with_mhsa", what));
-            }
-        };
+        let a = self.input_factor("initializer.initialize_lorsa_with_mhsa")?;
         self.encoder.take_queries_and_keys(q, attention, a)
+    }
+
+    fn transcoder_from_mlp(
+        &mut self,
+        q: &mut Queue,
+        inputs: &[View<'_>],
+        weight: View<'_>,
+        mlp: &mut Mlp<'_>,
+    ) -> Result<()> {
+        const KEY: &str = "initializer.initialize_tc_with_mlp";
+        let x = self.base.only(inputs, "input")?;
+        let (s, d, raw) = (self.base.settings.d_sae(), x.cols(), 1.0 / self.input_factor(KEY)?);
+        if self.encoder.directions().is_none() {
+            return Err(Error::setting(KEY, "is for transcoders with a linear encoder; leave it out"));
+        }
+        let (mut mean, mut away) = (q.empty(1, d, F32)?, q.empty(x.rows(), d, F32)?);
+        q.reduce_rows(ReduceKind::Sum, x, Some(weight), &mut mean, 0.0)?;
+        q.zip(MapKind::Add, x, &mean, 1.0, -1.0, &mut away)?;
+        let distances = norms_of(q, &away)?;
+        let weights: Vec<f32> = q.download(weight)?;
+        let radius: f64 = distances.iter().zip(&weights).map(|(r, w)| f64::from(*r) * f64::from(*w)).sum();
+        self.encoder.set_norm(q, 1.0)?;
+        let Some(directions) = self.encoder.directions() else { return Ok(()) };
+        let mut probes = q.empty(s, d, F32)?;
+        q.map(MapKind::Affine, directions, radius as f32 * raw, 0.0, &mut probes)?;
+        q.zip_in_place(MapKind::Add, &mean, 1.0, raw, &mut probes)?;
+        let answers = mlp(q, probes.view())?;
+        let mut mean = q.empty(1, answers.cols(), F32)?;
+        q.reduce_rows(ReduceKind::Sum, &answers, None, &mut mean, 0.0)?;
+        q.zip(MapKind::Add, &answers, &mean, 1.0, -1.0 / s as f32, &mut self.p.w_d.value)?;
+        set_row_norms(q, &mut self.p.w_d.value, 1.0, true)
     }
 
     fn subspace_from_model(
@@ -139,6 +163,20 @@ impl Initialise for Coder {
     ) -> Result<()> {
         let x = self.base.only(inputs, "input")?;
         self.encoder.take_value_subspace(q, x, attention, &mut self.p.w_d.value)
+    }
+}
+
+impl Coder {
+    /// What multiplies raw inputs, where that is one number; `key` asks for it.
+    fn input_factor(&self, key: &str) -> Result<f32> {
+        match self.base.settings.norm_activation() {
+            NormActivation::Inference => Ok(1.0),
+            NormActivation::DatasetWise => Ok(self.base.folding_factors()?.0[0]),
+            other => {
+                let what = format!("inputs normalised {other:?} have no constant scale; use dataset-wise");
+                Err(Error::setting(key, what))
+            }
+        }
     }
 }
 

@@ -184,6 +184,10 @@ impl Encoder for LinearEncoder {
         Ok(())
     }
 
+    fn directions(&self) -> Option<View<'_>> {
+        Some(self.w.value.view())
+    }
+
     fn set_from_decoder(&mut self, q: &mut Queue, w_d: View<'_>, factor: f32) -> Result<()> {
         // Both are held as [S, d].
         Ok(q.map(MapKind::Affine, w_d, factor, 0.0, &mut self.w.value)?)
