@@ -82,7 +82,7 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 }
 
 #[test]
-fn folding_changes_no_reconstruction_for_any_activation_gating_and_gate() {
+fn defects_1_and_4_folding_changes_no_reconstruction_for_any_activation_gating_and_gate() {
     let mut q = queue();
     let raw = random(&mut q, ROWS, D, 1);
     for act_fn in ["relu", "jumprelu", "topk", "batchtopk"] {
@@ -312,6 +312,17 @@ fn initialisation_sets_norms_transposes_and_biases() {
 }
 
 #[test]
+fn defect_4_the_bias_of_a_glu_gate_starts_at_zero_whatever_was_there() {
+    let mut q = queue();
+    let mut d = scrambled(&mut q, &settings(json!({"use_glu_encoder": true})));
+    let init = RandomInit { encoder_bound: 0.5, decoder_bound: 2.0, log_jumprelu_threshold: None, seed: 3 };
+    d.init_random(&mut q, &init).unwrap();
+    let all = values(&mut q, &*d);
+    let bias = &all.iter().find(|(name, _)| name == "b_E_glu").unwrap().1;
+    assert!(bias.len() == S && bias.iter().all(|&b| b == 0.0));
+}
+
+#[test]
 fn encoder_bias_from_the_mean_centres_pre_activations_and_repeating_it_changes_nothing() {
     let mut q = queue();
     let x = random(&mut q, 700, D, 5);
@@ -481,7 +492,7 @@ fn a_smaller_batch_on_the_same_plan_gives_what_its_own_plan_gives() {
 }
 
 #[test]
-fn unit_decoder_norms_are_made_up_for_by_the_encoder() {
+fn defect_15_unit_decoder_norms_are_made_up_for_by_the_encoder() {
     let mut q = queue();
     let x = random(&mut q, ROWS, D, 1);
     for act_fn in ["relu", "jumprelu", "topk", "batchtopk"] {

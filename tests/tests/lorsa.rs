@@ -83,7 +83,7 @@ fn value(q: &mut Queue, d: &dyn Dictionary, name: &str) -> Vec<f32> {
 }
 
 #[test]
-fn folding_is_exact_for_every_activation_also_jumprelu_with_gating_and_without_a_decoder_bias() {
+fn defect_1_folding_is_exact_for_every_activation_also_jumprelu_with_gating_and_without_a_decoder_bias() {
     let mut q = queue();
     let raw = random(&mut q, ROWS, D, 1);
     let root = (D as f32).sqrt();
@@ -110,7 +110,7 @@ fn folding_is_exact_for_every_activation_also_jumprelu_with_gating_and_without_a
 }
 
 #[test]
-fn z_patterns_add_up_to_pre_activations_also_with_one_feature_a_qk_head() {
+fn defect_11_z_patterns_add_up_to_pre_activations_also_with_one_feature_a_qk_head() {
     let mut q = queue();
     let x = random(&mut q, LEN, D, 3);
     let features: Vec<usize> = (0..S).rev().collect();

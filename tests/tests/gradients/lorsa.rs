@@ -61,7 +61,7 @@ fn every_activation_and_gating() {
 }
 
 #[test]
-fn every_sparsity_loss() {
+fn defect_7_every_sparsity_loss_has_its_gradient_tanh_quad_too() {
     for act in ACTIVATIONS {
         for sparsity in [SparsityLoss::Power, SparsityLoss::Tanh, SparsityLoss::TanhQuad] {
             let base = lorsa(act, HEADS);

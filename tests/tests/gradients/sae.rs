@@ -233,7 +233,7 @@ fn gated_encoders() {
 }
 
 #[test]
-fn every_sparsity_loss() {
+fn defect_7_every_sparsity_loss_has_its_gradient_tanh_quad_too() {
     for act in ACTIVATIONS {
         for (sparsity, p) in [
             (SparsityLoss::Power, 1.0),
@@ -251,7 +251,7 @@ fn every_sparsity_loss() {
 }
 
 #[test]
-fn threshold_penalty_in_both_definitions() {
+fn defect_9_the_threshold_penalty_compares_gated_values_or_as_the_reference_system_does() {
     for lp_gated in [false, true] {
         for gated in [false, true] {
             let base = plain(ActFn::JumpRelu);
@@ -262,7 +262,7 @@ fn threshold_penalty_in_both_definitions() {
 }
 
 #[test]
-fn auxiliary_loss_in_both_definitions() {
+fn defect_8_the_auxiliary_loss_takes_the_error_as_constant_or_as_the_reference_system_does() {
     for act in ACTIVATIONS {
         for auxk_detached in [false, true] {
             for gated in [false, true] {
