@@ -8,8 +8,9 @@ use super::settings::DictionarySettings;
 use crate::{Result, settings::ActFn};
 use lm_saes_runtime::{Queue, Tensor};
 
-/// Share of a new batch: about a hundred batches are remembered.
-const RATE: f32 = 0.01;
+/// Share of a new batch: about twenty batches are remembered. A batch of thousands of rows says where its limit lies to a few per
+/// cent, and weights move on: after a short run a longer memory would still be full of its beginning.
+const RATE: f32 = 0.05;
 
 /// The thresholds of one dictionary.
 #[derive(Clone, Debug)]
