@@ -254,6 +254,14 @@ fn the_quickstart_runs_without_arguments_that_matter() {
     assert!(dir.path().join("results/quickstart/sae/config.json").exists());
     assert!(dir.path().join("results/quickstart/sae/metrics.jsonl").exists());
 
+    let convert =
+        ["to-jumprelu", "results/quickstart/train.toml", "--out", "thresholds", "--tokens", "20000"];
+    let more = ["--set", "eval.total_eval_tokens=5000", "--json"];
+    let converted = json(dir.path(), &[&convert[..], &more[..]].concat());
+    let l0 = |when: &str| converted[when]["metrics/l0"].as_f64().unwrap();
+    assert!((l0("after") / l0("before") - 1.0).abs() < 0.1, "{converted:#}");
+    assert!(dir.path().join("thresholds/config.json").exists());
+    assert!(failure(dir.path(), &convert).contains("is there already"));
     let store = "results/quickstart/lm-saes.db";
     let listed = text(&run(dir.path(), &["list", "--store", store]).stdout);
     assert!(listed.contains("quickstart (quickstart) · sae of 2 048 features · quickstart-lm"), "{listed}");
