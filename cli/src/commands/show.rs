@@ -144,6 +144,11 @@ fn lines(f: &Feature, record: &AnalysisRecord, extent: Extent, colour: bool) -> 
 /// The tokens around a sample's peak.
 fn stretch(sample: &Sample, context: &Context, max: f32, around: usize, colour: bool) -> String {
     let (peak, strongest) = sample.peak().map_or((0, 0.0), |(at, v)| (at as usize, v));
+    if context.texts.is_empty() {
+        // The reference system's database knows where a context is, not what it says.
+        let acts = sample.acts.iter().take(2 * around + 1).map(|(at, v)| format!("  {at}: {v:.2}"));
+        return format!("  {strongest:>7.2}  {}{}", clean(&context.origin), acts.collect::<String>());
+    }
     let shown = peak.saturating_sub(around)..(peak + around + 1).min(context.texts.len());
     let mut line = String::new();
     for at in shown {
@@ -232,5 +237,13 @@ mod tests {
         };
         let sample = Sample { acts: vec![(1, 0.5), (3, -2.0)], ..Sample::default() };
         assert_eq!(stretch(&sample, &context, 2.0, 1, false), "    -2.00  c[d]e");
+    }
+
+    #[test]
+    fn a_context_without_text_is_shown_by_its_place() {
+        let context = Context { origin: "openwebtext:0:42".into(), ..Context::default() };
+        let sample = Sample { acts: vec![(2, 2.5), (7, 0.25)], ..Sample::default() };
+        let line = stretch(&sample, &context, 2.5, 20, false);
+        assert_eq!(line, "     2.50  openwebtext:0:42  2: 2.50  7: 0.25");
     }
 }

@@ -2,6 +2,8 @@
 //! on while one writes, and a writer that is killed leaves what was there. MongoDB takes part in builds with the feature `mongodb`
 //! when `LM_SAES_MONGO_URI` names a server.
 
+#[cfg(feature = "mongodb")]
+mod foreign;
 mod speed;
 mod suite;
 

@@ -57,15 +57,34 @@ pub(super) fn read(bytes: &[u8]) -> Option<Array> {
         };
     }
     let values: Vec<f64> = match descr {
+        "<f2" => data.as_chunks().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f64()).collect(),
         "<f4" => numbers!(f32),
         "<f8" => numbers!(f64),
         "<i8" => numbers!(i64),
         "<i4" => numbers!(i32),
+        "<i2" => numbers!(i16),
+        "|u1" | "|b1" => numbers!(u8),
         _ => return None,
     };
-    let n: usize = shape.iter().product();
-    // An array of one axis has the same bytes in both orders.
-    if values.len() < n || (fortran && shape.len() > 1) { None } else { Some(Array { shape, values }) }
+    let n = shape.iter().try_fold(1usize, |n, axis| n.checked_mul(*axis))?;
+    if values.len() < n {
+        return None;
+    }
+    let values = if fortran { by_row(&shape, &values[..n]) } else { values };
+    Some(Array { shape, values })
+}
+
+/// From the order in which the first axis runs fastest (a transposed array is written so) to that in which the last one does.
+fn by_row(shape: &[usize], values: &[f64]) -> Vec<f64> {
+    let place = |mut at: usize| {
+        // `at` counts with the last axis fastest; its indices weigh by the sizes of the axes before them.
+        let mut index = vec![0; shape.len()];
+        for (i, &size) in index.iter_mut().zip(shape).rev() {
+            (*i, at) = (at % size, at / size);
+        }
+        index.iter().zip(shape).rev().fold(0, |sum, (i, size)| sum * size + i)
+    };
+    (0..values.len()).map(|at| values[place(at)]).collect()
 }
 
 #[cfg(test)]
@@ -82,5 +101,18 @@ mod tests {
         assert_eq!(read(&a[..a.len() - 1]), None);
         assert_eq!(read(b"\x93NUMPY"), None);
         assert_eq!(read(b"hello"), None);
+    }
+
+    #[test]
+    fn columns_first_becomes_rows_first() {
+        let mut a = of_f32(&[2, 3], &[1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+        let at = a.windows(5).position(|w| w == b"False").unwrap();
+        a.splice(at..at + 5, *b"True ");
+        assert_eq!(read(&a).unwrap().values, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        assert_eq!(
+            by_row(&[2, 2, 2], &[0.0, 4.0, 2.0, 6.0, 1.0, 5.0, 3.0, 7.0]),
+            [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+        );
+        assert_eq!(by_row(&[2, 0], &[]), [0.0; 0]);
     }
 }
