@@ -68,8 +68,8 @@ impl Analyzer {
     /// Nothing seen yet.
     pub fn new(d_sae: usize, rules: Rules) -> Self {
         Self {
+            features: vec![FeatureState::new(&rules); d_sae],
             rules,
-            features: vec![FeatureState::new(); d_sae],
             pool: Vec::new(),
             contexts: HashMap::new(),
             collect_at: 4096,
@@ -279,7 +279,7 @@ fn read(bytes: &[u8], rules: &Rules) -> Read<(String, Analyzer)> {
         i.list(|i| Ok(Pooled { rank: i.small()?, context: i.small()?, active: i.list(In::small)? }))?;
     let contexts: HashMap<u32, Box<[u32]>> =
         i.list(|i| Ok((i.small()?, i.list(In::small)?.into_boxed_slice())))?.into_iter().collect();
-    let features = i.list(FeatureState::read)?;
+    let features = i.list(|i| FeatureState::read(i, rules))?;
     let collect_at = 2 * contexts.len().max(2048);
     let rules = rules.clone();
     let saved =

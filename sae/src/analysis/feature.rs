@@ -53,12 +53,20 @@ pub(super) struct Place {
     pub first_row: u32,
 }
 
+/// In the order of use: an occurrence that is no sample touches the first lines only, and what an analysis waits for is memory.
 #[derive(Clone)]
+#[repr(C)]
 pub(super) struct FeatureState {
     pub act_times: u64,
     sum: f64,
-    max: f32,
     n_contexts: u64,
+    /// Occurrences on tokens where partners were counted.
+    pub paired: u64,
+    max: f32,
+    /// A peak has to be above this to be among the highest.
+    top_floor: f32,
+    /// Rank and context have to be below these to be drawn.
+    draw_limit: (u32, u32),
     histogram: Histogram,
     /// Highest peaks first; the earlier context among equals.
     top: Vec<Held>,
@@ -66,24 +74,26 @@ pub(super) struct FeatureState {
     /// Lowest ranks of all contexts in which it was active.
     drawn: Vec<Held>,
     pub partners: Partners,
-    /// Occurrences on tokens where partners were counted.
-    pub paired: u64,
 }
 
 impl FeatureState {
-    pub fn new() -> Self {
-        Self {
+    pub fn new(rules: &Rules) -> Self {
+        let mut it = Self {
             act_times: 0,
             sum: 0.0,
-            max: 0.0,
             n_contexts: 0,
+            paired: 0,
+            max: 0.0,
+            top_floor: f32::NEG_INFINITY,
+            draw_limit: (u32::MAX, u32::MAX),
             histogram: Histogram::new(),
             top: Vec::new(),
             bands: Bands::default(),
             drawn: Vec::new(),
             partners: Partners::new(),
-            paired: 0,
-        }
+        };
+        it.set_limits(rules);
+        it
     }
 
     /// Adds the occurrences in one context: row and activation, by row.
@@ -104,17 +114,35 @@ impl FeatureState {
             rank: at.rank,
             acts: entries.iter().map(|&(row, v)| (row - at.first_row, v)).collect(),
         };
-        let n = rules.top();
-        if self.top.len() < n || self.top.last().is_some_and(|last| peak > last.peak) {
+        if peak > self.top_floor {
+            let n = rules.top();
             let place = self.top.partition_point(|h| h.peak >= peak);
             self.top.insert(place, make());
             self.top.truncate(n);
+            self.set_limits(rules);
         }
         let key = (at.rank, at.context);
         if rules.per_band() > 0 {
             self.bands.add(rules.per_band(), peak, key, make);
         }
-        draw(&mut self.drawn, rules.drawn(), key, make);
+        if key < self.draw_limit {
+            draw(&mut self.drawn, rules.drawn(), key, make);
+            self.set_limits(rules);
+        }
+    }
+
+    /// Follows from what is kept.
+    pub fn set_limits(&mut self, rules: &Rules) {
+        self.top_floor = match self.top.last() {
+            Some(last) if self.top.len() >= rules.top() => last.peak,
+            _ if rules.top() == 0 => f32::INFINITY,
+            _ => f32::NEG_INFINITY,
+        };
+        self.draw_limit = match self.drawn.last() {
+            Some(last) if self.drawn.len() >= rules.drawn() => (last.rank, last.context),
+            _ if rules.drawn() == 0 => (0, 0),
+            _ => (u32::MAX, u32::MAX),
+        };
     }
 
     /// Contexts of all samples.
@@ -182,18 +210,19 @@ impl FeatureState {
         out.int(self.paired);
     }
 
-    pub fn read(i: &mut In<'_>) -> Read<Self> {
-        Ok(Self {
-            act_times: i.int()?,
-            sum: f64::from_bits(i.int()?),
-            max: i.float()?,
-            n_contexts: i.int()?,
-            histogram: Histogram::read(i)?,
-            top: i.list(Held::read)?,
-            bands: Bands::read(i)?,
-            drawn: i.list(Held::read)?,
-            partners: Partners::read(i)?,
-            paired: i.int()?,
-        })
+    pub fn read(i: &mut In<'_>, rules: &Rules) -> Read<Self> {
+        let mut it = Self::new(rules);
+        it.act_times = i.int()?;
+        it.sum = f64::from_bits(i.int()?);
+        it.max = i.float()?;
+        it.n_contexts = i.int()?;
+        it.histogram = Histogram::read(i)?;
+        it.top = i.list(Held::read)?;
+        it.bands = Bands::read(i)?;
+        it.drawn = i.list(Held::read)?;
+        it.partners = Partners::read(i)?;
+        it.paired = i.int()?;
+        it.set_limits(rules);
+        Ok(it)
     }
 }

@@ -14,11 +14,15 @@ pub(super) struct Partners {
     counts: [u32; COUNTERS],
     /// How much of each count may belong to others.
     errors: [u32; COUNTERS],
+    /// No count is below this.
+    least: u32,
+    /// Where the search for a least count goes on: counters near it take turns, so the next one is rarely far.
+    next: u32,
 }
 
 impl Partners {
     pub fn new() -> Self {
-        Self { ids: [0; COUNTERS], counts: [0; COUNTERS], errors: [0; COUNTERS] }
+        Self { ids: [0; COUNTERS], counts: [0; COUNTERS], errors: [0; COUNTERS], least: 0, next: 0 }
     }
 
     /// Counts one token on which `feature` was active too.
@@ -34,9 +38,23 @@ impl Partners {
             self.counts[at] = self.counts[at].saturating_add(1);
             return;
         }
+        let at = self.least_counter();
+        (self.ids[at], self.errors[at], self.counts[at]) = (id, self.least, self.least.saturating_add(1));
+        self.next = (at as u32 + 1) % COUNTERS as u32;
+    }
+
+    /// A counter with the least count.
+    fn least_counter(&mut self) -> usize {
+        let turn = |from: u32, least: u32| {
+            (0..COUNTERS).map(|i| (from as usize + i) % COUNTERS).find(|&at| self.counts[at] == least)
+        };
+        if let Some(at) = turn(self.next, self.least) {
+            return at;
+        }
         let least = self.counts.iter().copied().fold(u32::MAX, u32::min);
-        let at = self.counts.iter().position(|&n| n == least).unwrap_or(0);
-        (self.ids[at], self.errors[at], self.counts[at]) = (id, least, least.saturating_add(1));
+        let at = turn(self.next, least).unwrap_or(0);
+        self.least = least;
+        at
     }
 
     /// The `n` largest certain counts, largest first, by feature among equals.
@@ -55,11 +73,14 @@ impl Partners {
         for part in [&self.ids, &self.counts, &self.errors] {
             out.list(part, |o, n| o.int((*n).into()));
         }
+        out.int(self.least.into());
+        out.int(self.next.into());
     }
 
     pub fn read(i: &mut In<'_>) -> Read<Self> {
         let mut part = || i.list(In::small)?.try_into().map_err(|_| Damaged);
-        Ok(Self { ids: part()?, counts: part()?, errors: part()? })
+        let (ids, counts, errors) = (part()?, part()?, part()?);
+        Ok(Self { ids, counts, errors, least: i.small()?, next: i.small()? })
     }
 }
 
