@@ -33,6 +33,7 @@ pub enum Command {
     ToJumpRelu(ToJumpRelu),
     Generate(Generate),
     Autointerp(Autointerp),
+    Export(Export),
     Show(Show),
     List(List),
     Serve(Serve),
@@ -163,7 +164,7 @@ pub struct Generate {
 /// store. A run that was cut off goes on with --resume; until it ends, the store shows the earlier analysis.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  lm-saes analyze results/quickstart/train.toml\n  lm-saes analyze results/my-sae --text corpus.jsonl --tokens 3000000\n  lm-saes analyze analyze.toml --set analyzer.total_analyzing_tokens=10000000"
+    after_help = "Examples:\n  lm-saes analyze results/quickstart/train.toml --plan\n  lm-saes analyze results/quickstart/train.toml\n  lm-saes analyze results/my-sae --text corpus.jsonl --tokens 3000000\n  lm-saes analyze analyze.toml --set analyzer.total_analyzing_tokens=10000000"
 )]
 pub struct Analyze {
     /// Settings of an analysis, settings of a training run (its result is analysed), or the folder of a dictionary
@@ -183,11 +184,14 @@ pub struct Analyze {
     /// Device to use instead of the one the settings name: cpu, reference, auto
     #[arg(long)]
     pub device: Option<String>,
+    /// Print tokens, memory and the largest tensors, and stop
+    #[arg(long)]
+    pub plan: bool,
     /// Continue an analysis that was cut off
-    #[arg(long, conflicts_with = "overwrite")]
+    #[arg(long, conflicts_with_all = ["plan", "overwrite"])]
     pub resume: bool,
     /// Throw away an analysis that was cut off
-    #[arg(long)]
+    #[arg(long, conflicts_with = "plan")]
     pub overwrite: bool,
     /// Print the result as JSON
     #[arg(long)]
@@ -269,6 +273,76 @@ pub struct Autointerp {
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Write what an analysis found for other programs: pages, JSON, tensors, rows for Neuronpedia
+///
+/// html: a folder that opens in a browser without a server. json: one feature a line, texts included. safetensors:
+/// statistics and decoder rows. neuronpedia: the folder its importer reads.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  lm-saes export html quickstart --store results/quickstart/lm-saes.db --to pages\n  lm-saes export json quickstart --features 0-99,512 --to features.jsonl\n  lm-saes export safetensors quickstart --to statistics.safetensors\n  lm-saes export neuronpedia quickstart --model gpt2-small --set res-2k --to neuronpedia"
+)]
+pub struct Export {
+    /// What to write
+    pub format: ExportFormat,
+    /// Name of the dictionary
+    pub name: String,
+    /// Where to: a folder for html and neuronpedia, a file otherwise
+    #[arg(long, value_name = "PATH")]
+    pub to: PathBuf,
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Name of the analysis
+    #[arg(long, short, default_value = "default")]
+    pub analysis: String,
+    /// Only these features, for example 0-99,512
+    #[arg(long, value_name = "LIST")]
+    pub features: Option<String>,
+    /// Leave out features that never fired
+    #[arg(long)]
+    pub alive: bool,
+    #[command(flatten)]
+    pub neuronpedia: NeuronpediaArgs,
+}
+
+/// What to write.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExportFormat {
+    Html,
+    Json,
+    Safetensors,
+    Neuronpedia,
+}
+
+/// Names that only the format neuronpedia needs.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "For neuronpedia")]
+pub struct NeuronpediaArgs {
+    /// The model as Neuronpedia calls it; the last part of its name if not given
+    #[arg(long, value_name = "ID")]
+    pub model: Option<String>,
+    /// Source set without the layer; the name of the dictionary if not given
+    #[arg(long, value_name = "ID")]
+    pub set: Option<String>,
+    /// Layer, where the hook points do not say it
+    #[arg(long)]
+    pub layer: Option<usize>,
+    /// Release; the name of the series if not given
+    #[arg(long, value_name = "ID")]
+    pub release: Option<String>,
+    /// Who made it
+    #[arg(long, value_name = "TEXT", default_value = "unknown")]
+    pub creator: String,
+    /// Id of the user of your instance the rows will belong to
+    #[arg(long, value_name = "ID", default_value = "unknown")]
+    pub creator_id: String,
+    /// Where to read more
+    #[arg(long)]
+    pub url: Option<String>,
+    /// Top samples of each feature
+    #[arg(long, default_value_t = 20)]
+    pub samples: usize,
 }
 
 /// Show a feature, or how a training run went

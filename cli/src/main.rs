@@ -5,6 +5,7 @@
 
 mod args;
 mod commands;
+mod html;
 mod print;
 mod progress;
 mod serve;
@@ -35,6 +36,7 @@ fn run(cli: &args::Cli) -> Result<()> {
         args::Command::Analyze(a) => commands::analyze::run(a, &registry),
         args::Command::Generate(a) => commands::generate::run(a, &registry),
         args::Command::Autointerp(a) => commands::autointerp::run(a),
+        args::Command::Export(a) => commands::export::run(a),
         args::Command::Show(a) => commands::show::run(a),
         args::Command::Serve(a) => commands::serve::run(a, &registry),
         args::Command::List(a) => commands::list::run(a),

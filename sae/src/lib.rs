@@ -10,6 +10,7 @@ pub mod autointerp;
 pub mod data;
 pub mod dictionary;
 mod error;
+pub mod export;
 pub mod files;
 pub mod http;
 pub mod lm;

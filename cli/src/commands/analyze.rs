@@ -3,7 +3,7 @@
 use crate::{args::Analyze, print, progress::Console};
 use anyhow::Result;
 use lm_saes::{
-    runners::{self, AnalyzeReport, Start},
+    runners::{self, AnalysisPlan, AnalyzeReport, Start},
     settings,
 };
 use lm_saes_runtime::Registry;
@@ -16,6 +16,9 @@ pub fn run(args: &Analyze, registry: &Registry) -> Result<()> {
     }
     if args.store.is_some() {
         settings.store.clone_from(&args.store);
+    }
+    if args.plan {
+        return plan(&runners::plan_analysis(&settings, registry)?, args.json);
     }
     let start = match (args.resume, args.overwrite) {
         (true, _) => Start::Resume,
@@ -45,6 +48,42 @@ pub fn run(args: &Analyze, registry: &Registry) -> Result<()> {
     } else {
         report_analysis(&report, &address);
     }
+    Ok(())
+}
+
+fn plan(plan: &AnalysisPlan, as_json: bool) -> Result<()> {
+    if as_json {
+        let memory: Vec<_> =
+            plan.memory.iter().map(|m| json!({"what": m.what, "bytes": m.bytes, "exact": m.exact})).collect();
+        println!(
+            "{:#}",
+            json!({
+                "device": plan.device,
+                "tokens": plan.tokens,
+                "batch_rows": plan.batch_rows,
+                "d_sae": plan.d_sae,
+                "layers": plan.layers,
+                "memory": memory,
+                "total_bytes": plan.total_bytes(),
+                "obstacles": plan.obstacles,
+            })
+        );
+        return Ok(());
+    }
+    println!(
+        "up to {} tokens in batches of {}, {} features{}, on {}",
+        print::count(plan.tokens),
+        print::count(plan.batch_rows as u64),
+        print::count(plan.d_sae as u64),
+        if plan.layers > 1 { format!(" in each of {} layers", plan.layers) } else { String::new() },
+        plan.device,
+    );
+    print::memory(&plan.memory);
+    println!("largest tensors");
+    for t in &plan.largest {
+        println!("  {:<28}{:>12}  {:?}", t.label, print::bytes(t.bytes as u64), t.shape);
+    }
+    print::whereabouts(plan.model_path.as_deref(), &plan.obstacles);
     Ok(())
 }
 

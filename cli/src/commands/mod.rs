@@ -4,6 +4,7 @@ pub mod analyze;
 pub mod autointerp;
 pub mod devices;
 pub mod evaluate;
+pub mod export;
 pub mod generate;
 pub mod list;
 pub mod quickstart;

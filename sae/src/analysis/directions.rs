@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use std::{cmp::Ordering, collections::BinaryHeap};
 
 /// Bytes of a block of products.
-const BLOCK_BYTES: usize = 64 << 20;
+pub const DIRECTIONS_BLOCK: usize = 64 << 20;
 
 /// Decoder vectors of every feature: one matrix `[S, d]` for each head or target layer.
 pub struct Decoders<'a> {
@@ -96,7 +96,7 @@ impl<'a> Decoders<'a> {
         let parts = self.parts.len();
         let norms: Vec<f32> =
             own.iter().map(|row| (0..parts).map(|i| row[i * parts + i]).sum::<f32>().sqrt()).collect();
-        let block = (BLOCK_BYTES / 4 / s.max(1)).clamp(1, s.max(1));
+        let block = (DIRECTIONS_BLOCK / 4 / s.max(1)).clamp(1, s.max(1));
         let mut products = q.empty(block, s, DType::F32)?;
         let mut all = Vec::with_capacity(s);
         for start in (0..s).step_by(block) {
@@ -179,7 +179,7 @@ pub fn output_tokens(
     mut progress: impl FnMut(usize),
 ) -> Result<Vec<Logits>> {
     let (s, d_vocab) = (decoders.len(), lm.architecture().d_vocab);
-    let block = (BLOCK_BYTES / 4 / d_vocab).clamp(1, s.max(1));
+    let block = (DIRECTIONS_BLOCK / 4 / d_vocab).clamp(1, s.max(1));
     let mut all = Vec::with_capacity(s);
     for start in (0..s).step_by(block) {
         let rows = start..(start + block).min(s);

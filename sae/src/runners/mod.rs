@@ -12,7 +12,7 @@ mod to_jumprelu;
 mod train;
 mod workbench;
 
-pub use analyze::{AnalysisJob, AnalyzeReport, analyze, analyze_on};
+pub use analyze::{AnalysisJob, AnalysisPlan, AnalyzeReport, analyze, analyze_on, plan_analysis};
 pub use autointerp::{AutoInterpPlan, AutoInterpReport, auto_interp, plan_auto_interp};
 pub use evaluate::evaluate;
 pub use generate::{GeneratePlan, GenerateReport, generate, plan_generate};

@@ -12,8 +12,8 @@ use crate::{
     dictionary::{Dictionary, build, checkpoint},
     lm::{Architecture, Lm},
     settings::{
-        DictionaryChoice, DictionarySettings, LanguageModelSettings, NormActivation, SweepSettings,
-        TrainSettings,
+        DatasetSettings, DictionaryChoice, DictionarySettings, LanguageModelSettings, NormActivation,
+        SweepSettings, TrainSettings,
     },
     training::{Trainer, batches_taken, schedules::Schedules, source::needed},
 };
@@ -200,7 +200,7 @@ pub fn plan_sweep(settings: &SweepSettings, registry: &Registry) -> Result<Sweep
 }
 
 /// A queue to plan on: of the device asked for, or of any.
-fn queue(device: &str, registry: &Registry, obstacles: &mut Vec<String>) -> Result<Queue> {
+pub(super) fn queue(device: &str, registry: &Registry, obstacles: &mut Vec<String>) -> Result<Queue> {
     let opened = registry.open(device).or_else(|e| {
         obstacles.push(format!("{e}; choose another with --device"));
         registry.open("auto")
@@ -279,7 +279,7 @@ impl Shared {
         obstacles: &mut Vec<String>,
     ) -> Result<Self> {
         let (model_path, architecture) = model(settings.model.as_ref(), obstacles).unzip();
-        data(settings, obstacles);
+        data(&settings.datasets, obstacles);
         for (hook, width) in &mut captured {
             *width = architecture.as_ref().and_then(|a| a.hook_width(hook)).unwrap_or(*width);
         }
@@ -350,8 +350,8 @@ fn matrix_elements(a: &Architecture) -> usize {
     a.n_layers * (attention + mlp) + embeddings
 }
 
-fn data(settings: &TrainSettings, obstacles: &mut Vec<String>) {
-    for (name, dataset) in &settings.datasets {
+pub(super) fn data(datasets: &BTreeMap<String, DatasetSettings>, obstacles: &mut Vec<String>) {
+    for (name, dataset) in datasets {
         let path = &dataset.dataset_name_or_path;
         if !Path::new(path).exists() {
             obstacles.push(format!("data set {name:?}: {path:?} is no file or folder here"));
@@ -375,7 +375,7 @@ fn token_policy(settings: &TrainSettings, model: Option<&Architecture>) -> Token
     }
 }
 
-fn largest(dictionary: &dyn Dictionary, arenas: &[Arena]) -> Vec<LargeTensor> {
+pub(super) fn largest(dictionary: &dyn Dictionary, arenas: &[Arena]) -> Vec<LargeTensor> {
     let params = dictionary.params().into_iter().map(|p| LargeTensor {
         label: p.name.clone(),
         shape: p.shape.clone(),

@@ -2,7 +2,10 @@
 //! the analyzers and the position in the text together, and readers of the store see the earlier analysis until the end.
 
 mod pass;
+mod plan;
 mod write;
+
+pub use plan::{AnalysisPlan, plan_analysis};
 
 use super::{
     train::Start,
