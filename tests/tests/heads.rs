@@ -254,6 +254,34 @@ fn defect_7_tanh_quad_is_a_loss_of_every_variant() {
 }
 
 #[test]
+fn defect_4_starting_values_leave_nothing_of_what_memory_held_also_in_the_bias_of_a_gate() {
+    let q = &mut queue("cpu");
+    let sae = json!({
+        "sae_type": "sae", "d_model": D, "expansion_factor": 2.0, "act_fn": "jumprelu", "hook_point_in": "a",
+        "hook_point_out": "a", "use_glu_encoder": true,
+    });
+    let clt = json!({
+        "sae_type": "clt", "d_model": D, "expansion_factor": 2.0, "act_fn": "jumprelu",
+        "hook_points_in": ["a", "b"], "hook_points_out": ["b", "c"],
+    });
+    for settings in every_setting().into_iter().chain([sae, clt]) {
+        let mut d = build(q, &settings);
+        for p in d.params_mut() {
+            q.upload(&vec![f32::NAN; p.value.len()], &mut p.value).unwrap();
+        }
+        let (encoder_bound, decoder_bound) = (1.0, 1.0);
+        let log_jumprelu_threshold = Some(-1.5);
+        d.init_random(q, &RandomInit { encoder_bound, decoder_bound, log_jumprelu_threshold, seed: 3 })
+            .unwrap();
+        for p in d.params() {
+            let values: Vec<f32> = q.download(&p.value).unwrap();
+            assert!(values.iter().all(|v| v.is_finite()), "{settings} {}", p.name);
+            assert!(!p.name.starts_with("b_") || values.iter().all(|v| *v == 0.0), "{settings} {}", p.name);
+        }
+    }
+}
+
+#[test]
 fn defect_14_features_of_a_mixture_are_in_the_order_of_ascending_ranks() {
     let q = &mut queue("cpu");
     // As text "10" comes before "2".
