@@ -24,17 +24,14 @@ pub(super) struct Entries {
     idx: Tensor,
     /// One coordinate of V·x for each entry.
     p: Tensor,
-    /// Whether only active transforms are computed.
-    few: bool,
 }
 
 impl Entries {
-    /// For up to `cap` entries, `few` of them among all transforms.
+    /// For up to `cap` entries; `few` where some rank goes by them.
     pub fn plan(arena: &mut Arena, cap: usize, few: bool) -> Result<Self> {
         Ok(Self {
             idx: arena.tensor("transforms of a rank", 1, cap, DType::U32)?,
             p: arena.tensor("inputs of active transforms", 1, if few { cap } else { 0 }, DType::F32)?,
-            few,
         })
     }
 
@@ -49,7 +46,7 @@ impl Entries {
     ) -> Result<()> {
         q.confine(s, t.features.clone(), like_mut(&mut self.idx, s))?;
         let own = SparseView { idx: like(&self.idx, s), n: t.features.len(), ..s };
-        if !self.few {
+        if !t.by_entries {
             for r in blocks(x.rows(), BLOCK) {
                 let f = Scales::Entries(rows_of_sparse(own, r.clone()));
                 t.apply(q, x.slice_rows(r.clone()), f, y.reborrow().slice_rows(r))?;
@@ -76,7 +73,7 @@ impl Entries {
     ) -> Result<()> {
         q.confine(s, t.features.clone(), like_mut(&mut self.idx, s))?;
         let own = SparseView { idx: like(&self.idx, s), n: t.features.len(), ..s };
-        if !self.few {
+        if !t.by_entries {
             for r in blocks(x.rows(), BLOCK) {
                 let part = rows_of_sparse(own, r.clone());
                 let rows = (x.slice_rows(r.clone()), Scales::Entries(part), dy.slice_rows(r.clone()));

@@ -1,6 +1,6 @@
 //! Mixture of linear transforms (VARIANTS §10): each feature scales a linear map of low rank of the input itself,
 //!   h = x·W_E + b_E     f = σ(h·n)/n     ŷ = Σ f_i·U_i·V_i·x + b_D     n_i = ‖U_i·V_i‖
-//! With an activation of the top-k family only active transforms are computed, if they are few; relu and jumprelu compute all
+//! With an activation of the top-k family only active transforms are computed, if they are few of many; relu and jumprelu compute all
 //! (a threshold's gradient looks at inactive ones too). Selection and losses are [`super::heads`]'s.
 
 mod entries;
@@ -179,7 +179,7 @@ impl Dictionary for Molt {
         let (sparse, k) = (planned.act_fn().has_k(), max_k.min(self.d_sae()));
         let few = sparse && heads::by_entries(k, self.d_sae());
         for t in &mut self.ranks {
-            t.plan(arena, if few { 0 } else { rows.min(BLOCK) }, sparse, loss.is_some())?;
+            t.plan(arena, rows.min(BLOCK), (sparse, few), loss.is_some())?;
         }
         self.entries = if sparse { Some(Entries::plan(arena, rows * k, few)?) } else { None };
         self.y_hat = Some(arena.tensor("reconstruction", rows, self.base.settings.d_model(), DType::F32)?);

@@ -12,6 +12,10 @@ use std::ops::Range;
 
 const F32: DType = DType::F32;
 
+/// Transforms of one rank from which on it pays to compute only the active ones: every direction of the rank then costs a pass
+/// over all rows, as much as about 28 transforms cost in dense products.
+const MANY: usize = 64;
+
 /// Transforms of one rank.
 pub(super) struct Transforms {
     pub rank: usize,
@@ -21,6 +25,8 @@ pub(super) struct Transforms {
     pub u: Param,
     /// `(n, r, d)`.
     pub v: Param,
+    /// Whether only active transforms are computed.
+    pub by_entries: bool,
     work: Option<Work>,
 }
 
@@ -61,11 +67,19 @@ impl Transforms {
         let n = features.len();
         let u = Param::transposed(q, &format!("U_matrices.{rank}"), &[n, d, rank])?;
         let v = Param::zeros(q, &format!("V_matrices.{rank}"), &[n, rank, d])?;
-        Ok(Self { rank, features, u, v, work: None })
+        Ok(Self { rank, features, u, v, by_entries: false, work: None })
     }
 
-    /// For blocks of up to `block` rows; `sparse` where activations are.
-    pub fn plan(&mut self, arena: &mut Arena, block: usize, sparse: bool, training: bool) -> Result<()> {
+    /// For blocks of up to `block` rows; `sparse` where activations are, `few` where few of them are active.
+    pub fn plan(
+        &mut self,
+        arena: &mut Arena,
+        block: usize,
+        (sparse, few): (bool, bool),
+        training: bool,
+    ) -> Result<()> {
+        self.by_entries = few && self.features.len() >= MANY;
+        let block = if self.by_entries { 0 } else { block };
         let (n, wide) = (self.features.len(), self.features.len() * self.rank);
         let back = if training { block } else { 0 };
         self.work = Some(Work {
