@@ -37,6 +37,8 @@ pub enum Command {
     Show(Show),
     List(List),
     Serve(Serve),
+    Convert(Convert),
+    Registry(ListRegistry),
     Devices(Devices),
 }
 
@@ -134,6 +136,9 @@ pub struct Sweep {
 pub struct Evaluate {
     #[command(flatten)]
     pub settings: SettingsArgs,
+    /// Fail when L0 or explained variance is far from what the dictionary's record states
+    #[arg(long)]
+    pub check: bool,
 }
 
 /// Write a language model's activations to disk
@@ -452,6 +457,68 @@ pub struct Serve {
 
 /// The reference system's.
 pub const DEFAULT_PORT: u16 = 24577;
+/// Read a dictionary of any known form and write it in another
+///
+/// FROM is a folder or file, owner/repository:path on the Hugging Face hub, or release:name of the registry. Read are this
+/// program's and the reference system's dictionaries, SAELens (6 and older), Gemma Scope 1 and 2, Llama Scope, sparsify,
+/// dictionary_learning, OpenAI's, circuit-tracer's transcoders and cross-layer transcoders, and a few more. What the other form
+/// cannot express is refused by name.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  lm-saes convert results/quickstart/sae out --to-format saelens\n  lm-saes convert gemma-scope-2-1b-pt-res-all:layer_12_width_16k_l0_small gemma-l12\n  lm-saes convert saprmarks/dictionaries:trainer_0 out --to-format upstream"
+)]
+pub struct Convert {
+    /// The dictionary
+    pub from: String,
+    /// Folder to write, new or empty
+    pub to: PathBuf,
+    /// lm-saes, upstream, saelens, sparsify, dictionary-learning, circuit-tracer
+    #[arg(long, default_value = "lm-saes")]
+    pub to_format: String,
+    /// Precision to write (float32, bfloat16, float16) instead of that of what is read
+    #[arg(long)]
+    pub dtype: Option<String>,
+    /// Make decoder rows unit vectors: the same reconstructions, activations times the norms
+    #[arg(long)]
+    pub unit_decoder_norm: bool,
+    /// The hook point it reads, where its files say none or a wrong one
+    #[arg(long, value_name = "HOOK")]
+    pub hook_in: Option<String>,
+    /// The hook point it reconstructs, where its files say none or a wrong one
+    #[arg(long, value_name = "HOOK")]
+    pub hook_out: Option<String>,
+    /// What multiplies activations first, where its files lack it (√d/mean norm)
+    #[arg(long, value_name = "FACTOR")]
+    pub norm_factor: Option<f64>,
+    /// Take what is unknown or missing in its files as other tools do, in silence
+    #[arg(long)]
+    pub lenient: bool,
+    /// Branch, tag or commit on the hub
+    #[arg(long, default_value = "main")]
+    pub revision: String,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Published dictionaries: list releases, find one by name, take over a newer list
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  lm-saes registry\n  lm-saes registry gemma-scope-2-1b-pt-res-all\n  lm-saes registry gemma-scope-2-1b-pt-res-all:layer_12_width_16k_l0_small\n  lm-saes registry --refresh sae_lens-6.54.12-py3-none-any.whl"
+)]
+pub struct ListRegistry {
+    /// A release, or release:name; all releases if not given
+    pub name: Option<String>,
+    /// Take the list from this wheel of SAELens, pretrained_saes.yaml or table
+    #[arg(long, value_name = "FILE")]
+    pub refresh: Option<PathBuf>,
+    /// Write the refreshed table here instead of beside the hub's cache
+    #[arg(long, value_name = "FILE", requires = "refresh")]
+    pub to: Option<PathBuf>,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// List devices; optionally check one against the reference
 #[derive(Args, Debug)]

@@ -27,6 +27,8 @@ fn main() -> ExitCode {
 
 fn run(cli: &args::Cli) -> Result<()> {
     let registry = registry(cli)?;
+    // Only ever set here.
+    let _ = lm_saes::hub::client::REPORT.set(progress::fetching);
     match &cli.command {
         args::Command::Quickstart(a) => commands::quickstart::run(a, &registry),
         args::Command::Train(a) => commands::train::run(a, &registry),
@@ -40,6 +42,8 @@ fn run(cli: &args::Cli) -> Result<()> {
         args::Command::Show(a) => commands::show::run(a),
         args::Command::Serve(a) => commands::serve::run(a, &registry),
         args::Command::List(a) => commands::list::run(a),
+        args::Command::Convert(a) => commands::convert::run(a, &registry),
+        args::Command::Registry(a) => commands::registry::run(a),
         args::Command::Devices(a) => commands::devices::run(a, &registry),
     }
 }

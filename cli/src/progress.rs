@@ -7,6 +7,7 @@ use std::{
     io::IsTerminal,
     ops::ControlFlow,
     path::Path,
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -146,4 +147,37 @@ impl Observer for Console {
     fn phase(&mut self, what: &str) {
         self.say(what);
     }
+}
+
+/// Shows what is fetched from the hub: on a terminal a line that moves, elsewhere one now and then.
+pub fn fetching(name: &str, done: u64, total: u64) {
+    static STATE: Mutex<Option<(String, Instant, Instant, u64)>> = Mutex::new(None);
+    let Ok(mut state) = STATE.lock() else { return };
+    let now = Instant::now();
+    let (since, last, from) = match &*state {
+        Some((shown, since, last, from)) if shown == name => (*since, Some(*last), *from),
+        _ => (now, None, done),
+    };
+    let terminal = std::io::stderr().is_terminal();
+    let interval = if terminal { Duration::from_millis(200) } else { PLAIN_INTERVAL };
+    let finished = done >= total;
+    if !finished && last.is_some_and(|l| l.elapsed() < interval) {
+        return;
+    }
+    let seconds = since.elapsed().as_secs_f64();
+    let rate = if seconds > 0.5 { (done - from.min(done)) as f64 / seconds } else { 0.0 };
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let left = if rate > 0.0 { (total - done.min(total)) as f64 / rate } else { 0.0 };
+    let text = format!(
+        "{name}: {:.1} of {:.1} MiB, {:.1} MiB/s, {left:.0} s left",
+        mib(done),
+        mib(total),
+        rate / f64::from(1 << 20)
+    );
+    match (terminal, finished) {
+        (true, false) => eprint!("\r{text}\x1b[K"),
+        (true, true) => eprint!("\r\x1b[K"),
+        _ => eprintln!("{text}"),
+    }
+    *state = Some((name.into(), since, now, from));
 }

@@ -13,6 +13,7 @@ mod error;
 pub mod export;
 pub mod files;
 pub mod http;
+pub mod hub;
 pub mod lm;
 pub mod runners;
 pub mod settings;

@@ -94,7 +94,8 @@ impl TensorFile {
         Ok(TensorInfo { name: name.into(), dtype: t.dtype, shape: t.shape.clone() })
     }
 
-    fn bytes(&self, name: &str) -> Result<(Dtype, Vec<usize>, Vec<u8>)> {
+    /// A tensor as stored.
+    pub(crate) fn bytes(&self, name: &str) -> Result<(Dtype, Vec<usize>, Vec<u8>)> {
         let t = self.header.info(name).ok_or_else(|| self.tensor_error(name, "missing".into()))?;
         let (from, to) = t.data_offsets;
         let mut bytes = vec![0; to - from];
@@ -148,7 +149,8 @@ impl TensorFile {
     }
 }
 
-fn to_f32(dtype: Dtype, d: &[u8]) -> Option<Vec<f32>> {
+/// Floats of any stored type as f32; `None` for other types.
+pub(crate) fn to_f32(dtype: Dtype, d: &[u8]) -> Option<Vec<f32>> {
     Some(match dtype {
         Dtype::F32 => d.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect(),
         Dtype::BF16 => d.chunks_exact(2).map(|c| bf16::from_le_bytes([c[0], c[1]]).to_f32()).collect(),
@@ -291,7 +293,8 @@ fn header(tensors: &[Slot], precision: Precision, metadata: &[(&str, String)]) -
     text
 }
 
-fn encode(values: &[f32], precision: Precision) -> Vec<u8> {
+/// Values in the bytes of a file.
+pub(crate) fn encode(values: &[f32], precision: Precision) -> Vec<u8> {
     match precision {
         Precision::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
         Precision::Bf16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),

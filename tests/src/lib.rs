@@ -10,10 +10,14 @@ pub mod tiny;
 pub mod wide;
 
 use lm_saes::{
-    dictionary::{Codes, Dictionary, GradientPart},
-    training::{LossSettings, metrics::MetricWindow},
+    Result,
+    dictionary::{
+        Codes, Dictionary, GradientPart,
+        normalise::{Scaling, Scratch},
+    },
+    training::{LossSettings, evaluate::plan_inference, metrics::MetricWindow},
 };
-use lm_saes_runtime::{Arena, Queue};
+use lm_saes_runtime::{Arena, DType, Queue};
 
 /// A queue on the device named by `LM_SAES_DEVICE`, by default the fast CPU.
 pub fn queue() -> Queue {
@@ -104,4 +108,50 @@ pub fn planned(
     let mut window = plan(&mut arena);
     window.reset(q).expect("a reset");
     (arena, window)
+}
+
+/// Codes `[B, heads, S]` and reconstructions of raw activations, `xs` one for each input hook point, as a user of the dictionary
+/// gets them. Reconstructions are scaled back by figures of the input of the same place.
+pub fn apply(
+    q: &mut Queue,
+    d: &mut dyn Dictionary,
+    xs: &[Vec<f32>],
+    context: Option<usize>,
+) -> Result<(Vec<f32>, Vec<Vec<f32>>)> {
+    let (width, out) = (d.settings().d_model(), d.settings().d_out());
+    let rows = xs[0].len() / width;
+    let _memory = plan_inference(q, d, rows)?;
+    let mut scratch = Scratch::new(q, rows)?;
+    let mut factors = q.empty(rows, 1, DType::F32)?;
+    let (mut raw, mut scaled) = (Vec::new(), Vec::new());
+    for (x, hook) in xs.iter().zip(d.hook_points_in()) {
+        let x = q.tensor(rows, width, x)?;
+        let mut to = q.empty(rows, width, DType::F32)?;
+        Scaling::of(d, &hook)?.scale(
+            q,
+            x.view(),
+            context,
+            &mut scratch,
+            factors.view_mut(),
+            to.view_mut(),
+        )?;
+        raw.push(x);
+        scaled.push(to);
+    }
+    let k = d.settings().top_k();
+    let views: Vec<_> = scaled.iter().map(|x| x.view()).collect();
+    d.forward(q, &views, context, k)?;
+    let codes = dense_codes(q, d.codes());
+    let mut ys = Vec::new();
+    for ((made, x), hook) in d.reconstruction().into_iter().zip(&raw).zip(d.hook_points_out()) {
+        let mut y = q.empty(rows, out, DType::F32)?;
+        if out == width {
+            let scaling = Scaling::of(d, &hook)?;
+            scaling.restore(q, (x.view(), made), context, &mut scratch, factors.view_mut(), y.view_mut())?;
+        } else {
+            q.copy(made, &mut y)?;
+        }
+        ys.push(q.download(&y)?);
+    }
+    Ok((codes, ys))
 }

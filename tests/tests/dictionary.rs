@@ -6,7 +6,7 @@ use lm_saes::{
     dictionary::{
         Coefficients, DeadFeatures, Dictionary, RandomInit, StepInput, build,
         checkpoint::{self, LoadOptions},
-        normalise::{self, Scaling, Scratch},
+        normalise::{Scaling, Scratch},
     },
     settings::{DTypeName, DictionarySettings, NormActivation},
     tensorfile::{self, OutTensor, Precision, TensorFile},
@@ -63,16 +63,15 @@ fn apply(q: &mut Queue, d: &mut dyn Dictionary, raw: &Tensor) -> (Vec<f32>, Vec<
     plan(d, q, rows, None);
     let mut scratch = Scratch::new(q, rows).unwrap();
     let mut x = q.empty(rows, D, DType::F32).unwrap();
-    let mut factors = [q.empty(rows, 1, DType::F32).unwrap(), q.empty(rows, 1, DType::F32).unwrap()];
-    for (hook, f) in ["a.in", "b.out"].into_iter().zip(&mut factors) {
-        let scaling = Scaling::of(d, hook).unwrap();
-        scaling.factors(q, raw.view(), None, &mut scratch, f.view_mut()).unwrap();
-    }
-    normalise::normalise(q, raw.view(), factors[0].view(), x.view_mut()).unwrap();
+    let mut factors = q.empty(rows, 1, DType::F32).unwrap();
+    let scaling = Scaling::of(d, "a.in").unwrap();
+    scaling.scale(q, raw.view(), None, &mut scratch, factors.view_mut(), x.view_mut()).unwrap();
     d.forward(q, &[x.view()], None, K).unwrap();
     let codes = dense_codes(q, d.codes());
     let mut y = q.empty(rows, D, DType::F32).unwrap();
-    normalise::denormalise(q, d.reconstruction()[0], factors[1].view(), y.view_mut()).unwrap();
+    let pair = (raw.view(), d.reconstruction()[0]);
+    let scaling = Scaling::of(d, "b.out").unwrap();
+    scaling.restore(q, pair, None, &mut scratch, factors.view_mut(), y.view_mut()).unwrap();
     (codes, q.download(&y).unwrap())
 }
 
@@ -384,9 +383,8 @@ fn normalised_rows_have_norm_root_d_by_token_batch_or_context_and_zero_rows_stay
         let (mut scratch, mut factor) =
             (Scratch::new(&mut q, 12).unwrap(), q.empty(12, 1, DType::F32).unwrap());
         let scaling = Scaling::of(&*d, "a.in").unwrap();
-        scaling.factors(&mut q, x.view(), context, &mut scratch, factor.view_mut()).unwrap();
         let mut y = q.empty(12, D, DType::F32).unwrap();
-        normalise::normalise(&mut q, x.view(), factor.view(), y.view_mut()).unwrap();
+        scaling.scale(&mut q, x.view(), context, &mut scratch, factor.view_mut(), y.view_mut()).unwrap();
         let got = norms(&q.download::<f32>(&y).unwrap());
         assert_eq!(got[0], 0.0);
         for part in got.chunks(group).skip(usize::from(group == 1)) {
@@ -394,7 +392,7 @@ fn normalised_rows_have_norm_root_d_by_token_batch_or_context_and_zero_rows_stay
             assert!((mean - root).abs() < 1e-5, "{mode} {context:?}: {mean}");
         }
         assert!(
-            scaling.factors(&mut q, x.view(), Some(5), &mut scratch, factor.view_mut()).is_err()
+            scaling.scale(&mut q, x.view(), Some(5), &mut scratch, factor.view_mut(), y.view_mut()).is_err()
                 || group == 1
         );
     }

@@ -2,6 +2,7 @@
 //! the same in every run.
 
 use lm_saes::{
+    hub::tensors::Tensors,
     lm::{Gguf, GgufWeights, SpecialIds, Tokenizer, weights::WeightSource},
     tensorfile::{self, OutTensor, Precision, TensorFile},
 };
@@ -136,4 +137,84 @@ fn damaged_tokenizers_never_panic() {
             Tokenizer::from_dir(dir, SpecialIds::default()).and_then(|t| speak(&t))
         });
     }
+}
+
+/// Reads everything in a file of tensors, whoever wrote it.
+fn read_all(path: &Path) -> lm_saes::Result<()> {
+    let file = Tensors::open(path)?;
+    for name in file.names() {
+        let (shape, kind) = file.info(&name)?;
+        let (again, values) = file.f32(&name)?;
+        assert!(again == shape && values.len() == shape.iter().product::<usize>(), "{name} {kind:?}");
+    }
+    Ok(())
+}
+
+fn foreign(path: &str) -> Vec<u8> {
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("foreign").join(path)).unwrap()
+}
+
+#[test]
+fn damaged_npz_files_never_panic() {
+    survive(
+        "stored.npz",
+        &foreign("google/gemma-scope-2b-pt-res/layer_3/width_16k/average_l0_5/params.npz"),
+        read_all,
+    );
+    survive(
+        "packed.npz",
+        &foreign("google/gemma-scope-9b-pt-res/embedding/width_4k/average_l0_6/params.npz"),
+        read_all,
+    );
+}
+
+#[test]
+fn damaged_files_of_pytorch_never_panic_and_never_run_anything() {
+    survive("plain.pt", &foreign("gpt2/resid_post_mlp_v5_32k/autoencoders/7.pt"), read_all);
+    survive("parameters.pt", &foreign("ckkissane/attn-saes-gpt2-small-all-layers/gpt2_L0_z.pt"), read_all);
+    // A zip archive has a checksum on every member, so what is in the pickle hardly ever reaches its reader: here it does.
+    let parts = zip_members(&foreign("gpt2/resid_post_mlp_v5_32k/autoencoders/7.pt"));
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("inside.pt");
+    let mut refused = 0;
+    for seed in 0..ROUNDS {
+        let random = &mut Random::new(seed);
+        let members: Vec<(String, Vec<u8>)> = parts
+            .iter()
+            .map(|(name, bytes)| {
+                let bad = name.ends_with("data.pkl");
+                (name.clone(), if bad { damage(bytes, random) } else { bytes.clone() })
+            })
+            .collect();
+        fs::write(&path, zip_of(&members)).unwrap();
+        if let Err(e) = read_all(&path) {
+            assert!(e.to_string().contains("inside.pt"), "round {seed}: {e}");
+            refused += 1;
+        }
+    }
+    assert!(refused > ROUNDS / 10, "only {refused} of {ROUNDS} damaged pickles were refused");
+}
+
+fn zip_members(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let mut zip = zip::ZipArchive::new(std::io::Cursor::new(bytes)).unwrap();
+    (0..zip.len())
+        .map(|i| {
+            let mut member = zip.by_index(i).unwrap();
+            let mut content = Vec::new();
+            std::io::copy(&mut member, &mut content).unwrap();
+            (member.name().unwrap().into_owned(), content)
+        })
+        .collect()
+}
+
+fn zip_of(members: &[(String, Vec<u8>)]) -> Vec<u8> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    let mut zip = zip::ZipWriter::new(&mut bytes);
+    let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    for (name, content) in members {
+        zip.start_file(name.as_str(), stored).unwrap();
+        std::io::Write::write_all(&mut zip, content).unwrap();
+    }
+    zip.finish().unwrap();
+    bytes.into_inner()
 }

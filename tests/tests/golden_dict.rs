@@ -5,7 +5,7 @@ use lm_saes::{
     dictionary::{
         Codes, Coefficients, DeadFeatures, Dictionary, LossTerms, StepInput,
         checkpoint::{self, LoadOptions},
-        normalise::{self, Scaling, Scratch},
+        normalise::{Scaling, Scratch},
         variants::Variant,
     },
     tensorfile::TensorFile,
@@ -190,14 +190,12 @@ impl Step {
         let mut metrics = plan(&mut *d, q, rows, k, Some(&loss))?.ok_or("no metrics planned")?;
 
         let (mut factors, mut normalised) = (BTreeMap::new(), BTreeMap::new());
-        let mut scratch = Scratch::new(q, rows)?;
+        let (mut scratch, mut factor) = (Scratch::new(q, rows)?, q.empty(rows, 1, DType::F32)?);
         for (hook_point, raw) in &batch.raw {
-            let mut factor = q.empty(rows, 1, DType::F32)?;
             let scaling = Scaling::of(&*d, hook_point)?;
-            scaling.factors(q, raw.view(), batch.context, &mut scratch, factor.view_mut())?;
             let mut x = q.empty(rows, raw.cols(), DType::F32)?;
-            normalise::normalise(q, raw.view(), factor.view(), x.view_mut())?;
-            factors.insert(hook_point.clone(), factor);
+            scaling.scale(q, raw.view(), batch.context, &mut scratch, factor.view_mut(), x.view_mut())?;
+            factors.insert(hook_point.clone(), q.download(&factor)?);
             normalised.insert(hook_point.clone(), x);
         }
         let (weight, n_tokens) = batch.weight();
@@ -238,13 +236,14 @@ impl Step {
         let mut raw_reconstruction = BTreeMap::new();
         for (hook, y) in d.hook_points_out().into_iter().zip(d.reconstruction()) {
             let mut raw = q.empty(rows, y.cols(), DType::F32)?;
-            normalise::denormalise(q, y, factors[&hook].view(), raw.view_mut())?;
+            let (scaling, pair) = (Scaling::of(&*d, &hook)?, (batch.raw[&hook].view(), y));
+            scaling.restore(q, pair, batch.context, &mut scratch, factor.view_mut(), raw.view_mut())?;
             raw_reconstruction.insert(hook, q.download(&raw)?);
         }
         let mut host = |tensors: BTreeMap<String, Tensor>| -> Result<BTreeMap<String, Vec<f32>>> {
             tensors.into_iter().map(|(k, t)| Ok((k, q.download(&t)?))).collect()
         };
-        let (factors, normalised) = (host(factors)?, host(normalised)?);
+        let normalised = host(normalised)?;
         let held = gradients(q, &mut *d);
         let stored = d.params().into_iter().zip(&held);
         let grads = stored.map(|(p, held)| (p.name.clone(), p.to_stored(held).into_owned())).collect();

@@ -1,13 +1,18 @@
-//! Dictionaries of other tools (SAELens, eai-sparsify, dictionary_learning): their parameters under our names give their own
-//! encodings and reconstructions. This tests the forms, not the reading of their files: which tensor is which is written here.
+//! Dictionaries of other tools (SAELens, eai-sparsify, dictionary_learning), read from the files those tools wrote: their own
+//! encodings and reconstructions of the same raw activations.
 
-use lm_saes::{dictionary::build, settings::DictionarySettings, training::evaluate::plan_inference};
+use lm_saes::{
+    dictionary::Dictionary,
+    hub::{Facts, Hub, OpenOptions, open, tensors::Tensors},
+};
+use lm_saes_runtime::Queue;
 use lm_saes_tests::{
-    dense_codes,
+    apply,
     golden::{self, Case, Differences, Outcome},
     queue,
 };
-use serde_json::{Value, json};
+use serde_json::json;
+use std::{path::Path, rc::Rc};
 
 type Result<T> = std::result::Result<T, String>;
 
@@ -15,133 +20,112 @@ fn text<E: std::fmt::Display>(e: E) -> String {
     e.to_string()
 }
 
-/// A dictionary of ours for a case: settings beside widths, file, and which of its tensors (transposed?) each parameter is.
-struct Form {
-    settings: Value,
-    file: &'static str,
-    names: &'static [(&'static str, &'static str, bool)],
-    /// Prefix of the expected tensors.
-    expected: &'static str,
+/// A dictionary at a path of the case, with what its files do not say.
+fn read(q: &mut Queue, path: &Path, facts: Facts) -> Result<Box<dyn Dictionary>> {
+    let nowhere = Rc::new(Hub::new("http://127.0.0.1:9", Path::new("/nonexistent"), None, true));
+    let options = OpenOptions { facts, ..OpenOptions::default() };
+    Ok(open(q, &nowhere, &path.to_string_lossy(), &options).map_err(text)?.dictionary)
 }
 
-const SAELENS: &[(&str, &str, bool)] =
-    &[("W_E", "W_enc", false), ("b_E", "b_enc", false), ("W_D", "W_dec", false), ("b_D", "b_dec", false)];
-const GATED: &[(&str, &str, bool)] = &[
-    ("W_E", "W_enc", false),
-    ("b_gate", "b_gate", false),
-    ("r_mag", "r_mag", false),
-    ("b_mag", "b_mag", false),
-    ("W_D", "W_dec", false),
-    ("b_D", "b_dec", false),
-];
-const DICTLEARN_GATED: &[(&str, &str, bool)] = &[
-    ("W_E", "encoder.weight", true),
-    ("b_gate", "gate_bias", false),
-    ("r_mag", "r_mag", false),
-    ("b_mag", "mag_bias", false),
-    ("W_D", "decoder.weight", true),
-    ("b_D", "decoder_bias", false),
-];
-const SPARSIFY: &[(&str, &str, bool)] = &[
-    ("W_E", "encoder.weight", true),
-    ("b_E", "encoder.bias", false),
-    ("W_D", "W_dec", false),
-    ("b_D", "b_dec", false),
-    ("W_skip", "W_skip", true),
-];
-
-/// How a case is written in our settings, or why it cannot be yet.
-fn form(case: &Case) -> std::result::Result<Form, &'static str> {
-    let options = &case.json["config_options"];
-    let own = "sae_weights.safetensors";
-    let centred = options["apply_b_dec_to_input"] == true;
-    let scaled = options["rescale_acts_by_decoder_norm"] == true;
-    let form = |settings: Value, file, names| Ok(Form { settings, file, names, expected: "" });
-    let sae = |act_fn: &str, centred: bool| json!({"sae_type": "sae", "act_fn": act_fn, "apply_b_dec_to_input": centred});
-    match case.name.as_str() {
-        "abstopk" | "topk_bdec" | "topk_few_positive" => {
-            let act_fn = if case.name == "abstopk" { "abstopk" } else { "topk" };
-            form(sae(act_fn, centred), own, SAELENS)
-        }
-        "abstopk_rescale" | "topk_rescale_by_decoder_norm" if scaled => {
-            Err("activations are multiplied by decoder norms, which a reader has to undo")
-        }
-        "standard_bdec" => form(sae("relu", centred), own, SAELENS),
-        "gated_bdec" | "train_gated" => form(json!({"sae_type": "gated", "act_fn": "relu"}), own, GATED),
-        "dictlearn_gated" => {
-            form(json!({"sae_type": "gated", "act_fn": "relu"}), "ae_tensors.safetensors", DICTLEARN_GATED)
-        }
-        "dictlearn_matryoshka" => Ok(Form {
-            settings: json!({
-                "sae_type": "matryoshka", "act_fn": "batchtopk", "apply_b_dec_to_input": true, "widths": [12, 24, 48],
-            }),
-            file: "ae_tensors.safetensors",
-            names: SAELENS,
-            expected: "selected.",
-        }),
-        "sparsify_topk" | "sparsify_groupmax" => {
-            let act_fn = case.name.trim_start_matches("sparsify_");
-            form(sae(act_fn, true), "run/layers.1/sae.safetensors", SPARSIFY)
-        }
-        "sparsify_skip_transcoder" => {
-            let settings = json!({
-                "sae_type": "sae", "act_fn": "topk", "use_skip_connection": true, "hook_point_out": "b",
-            });
-            form(settings, "run/layers.1/sae.safetensors", SPARSIFY)
-        }
-        _ => Err("needs a reader of this tool's settings"),
+/// What the files of these cases leave out: dictionary_learning's say all, the transcoders' not what they reconstruct.
+fn facts(case: &Case) -> Facts {
+    let mut facts = Facts::default();
+    if case.name.contains("transcoder") {
+        facts.hook_out = Some("blocks.1.hook_mlp_out".into());
     }
+    facts
 }
 
 fn check(case: &Case) -> Result<Outcome> {
-    let form = match form(case) {
-        Ok(form) => form,
-        Err(why) => return Ok(Outcome::NotYet(why.into())),
-    };
-    let (inputs, expected, weights) =
-        (case.open("inputs.safetensors")?, case.open("expected.safetensors")?, case.open(form.file)?);
-    let (shape, x) = inputs.f32("x").map_err(text)?;
-    let (rows, d) = (shape[0], shape[1]);
-    let want = |name: &str| expected.f32(&format!("{}{name}", form.expected)).map(|(_, v)| v).map_err(text);
-    let acts = want("feature_acts")?;
-    let s = acts.len() / rows;
-    let k =
-        case.json.pointer("/config_options/k").and_then(Value::as_u64).unwrap_or(acts_per_row(&acts, rows));
-    let mut settings = json!({
-        "d_model": d, "expansion_factor": s as f64 / d as f64, "hook_point_in": "a", "hook_point_out": "a",
-        "norm_activation": "inference", "sparsity_include_decoder_norm": false, "top_k": k,
-    });
-    form.settings.as_object().into_iter().flatten().for_each(|(key, value)| settings[key] = value.clone());
-    let settings: DictionarySettings = serde_json::from_value(settings).map_err(text)?;
     let q = &mut queue();
-    let mut dictionary = build(q, &settings).map_err(text)?;
-    for p in dictionary.params_mut() {
-        let (_, theirs, turned) =
-            form.names.iter().find(|n| n.0 == p.name).ok_or_else(|| format!("nothing is {}", p.name))?;
-        let (_, mut values) = weights.f32(theirs).map_err(text)?;
-        if *turned {
-            let (rows, cols) = (p.shape[0], p.shape[1]);
-            values = (0..rows * cols).map(|i| values[i % cols * rows + i / cols]).collect();
-        }
-        q.upload(&p.to_held(values), &mut p.value).map_err(text)?;
-    }
-    let _memory = plan_inference(q, &mut *dictionary, rows).map_err(text)?;
-    let x = q.tensor(rows, d, &x).map_err(text)?;
-    dictionary.forward(q, &[x.view()], None, k as usize).map_err(text)?;
-    let mut differences = Differences::default();
+    let (inputs, expected) = (case.open("inputs.safetensors")?, case.open("expected.safetensors")?);
+    let (shape, x) = inputs.f32("x").map_err(text)?;
+    let temporal = case.name.starts_with("temporal");
+    let context = temporal.then_some(shape[1]);
     let tolerance = case.tolerance("/tolerance")?;
-    differences.compare("feature_acts", &dense_codes(q, dictionary.codes()), &acts, tolerance);
-    let y: Vec<f32> = q.download(dictionary.reconstruction()[0]).map_err(text)?;
-    differences.compare("reconstructed", &y, &want("reconstructed")?, tolerance);
+    let folder = if case.has("run") { "run/layers.1" } else { "" };
+    let mut differences = Differences::default();
+    if case.has("ae_tensors.safetensors") {
+        // The same tensors, as a reader of `.pt` has to return them.
+        let (ours, theirs) =
+            (Tensors::open(case.path("ae.pt")).map_err(text)?, case.open("ae_tensors.safetensors")?);
+        for info in theirs.list() {
+            if let Ok((shape, values)) = theirs.f32(&info.name) {
+                differences.same(&info.name, ours.f32(&info.name).map_err(text)?, (shape, values));
+            }
+        }
+    }
+    let mut compare =
+        |q: &mut Queue, folder: &str, facts: Facts, prefix: &str, y: &str, unit: bool| -> Result<()> {
+            let mut d = read(q, &case.path(folder), facts)?;
+            // Training checkpoints of batchtopk compute what they did in training; here they have to be told to.
+            let of_training = prefix.is_empty() && case.name.starts_with("train_");
+            d.running_thresholds_mut().select_by_batch(of_training);
+            if unit {
+                d.to_unit_decoder_norm(q).map_err(text)?;
+            }
+            let (codes, mut made) = apply(q, &mut *d, std::slice::from_ref(&x), context).map_err(text)?;
+            let reconstructed = made.remove(0);
+            for (name, got) in [("feature_acts", codes), (y, reconstructed)] {
+                let name = format!("{prefix}{name}");
+                let (_, want) = expected.f32(&name).map_err(text)?;
+                differences.compare(&name, &got, &want, tolerance);
+            }
+            Ok(())
+        };
+    if case.name == "standard_expected_average" {
+        // Without the factor the library warns and takes the weights as they are; here that has to be asked for.
+        let refused = read(q, &case.path(""), facts(case)).err().unwrap_or_default();
+        if !refused.contains("--norm-factor") {
+            return Err(format!("a missing norm factor was not refused: {refused:?}"));
+        }
+        compare(q, "", Facts { lenient: true, ..facts(case) }, "", "reconstructed", false)?;
+        let factor = case.number("/norm_scaling_factor/value")?;
+        let known = Facts { norm_scaling_factor: Some(factor), ..facts(case) };
+        compare(q, "", known, "norm_scaled.", "reconstructed", false)?;
+    } else {
+        // SAELens' decode leaves out a skip connection and what a temporal SAE predicts; its forward is the whole function.
+        let y = if expected.contains("forward") { "forward" } else { "reconstructed" };
+        compare(q, folder, facts(case), "", y, false)?;
+    }
+    if case.has("inference") && expected.contains("inference.feature_acts") {
+        compare(q, "inference", facts(case), "inference.", "reconstructed", false)?;
+        compare(q, "", facts(case), "inference.", "reconstructed", false)?;
+    }
+    if expected.contains("normalized_decoder.feature_acts") {
+        compare(q, folder, facts(case), "normalized_decoder.", "reconstructed", true)?;
+    }
     differences.outcome()
-}
-
-/// What a selection over the batch keeps in the mean.
-fn acts_per_row(acts: &[f32], rows: usize) -> u64 {
-    (acts.iter().filter(|v| **v != 0.0).count() as u64).div_ceil(rows as u64)
 }
 
 #[test]
 fn golden_saelens_cases_agree() {
     golden::run("saelens", check);
+}
+
+/// Every key of SAELens' settings that changes the function, and one that nobody knows.
+#[test]
+fn what_a_saelens_dictionary_cannot_be_here_is_refused_by_its_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = golden::discover();
+    let Some(case) = source["saelens"].iter().find(|c| c.name == "standard_bdec") else { return };
+    std::fs::copy(case.path("sae_weights.safetensors"), dir.path().join("sae_weights.safetensors")).unwrap();
+    let text = std::fs::read_to_string(case.path("cfg.json")).unwrap();
+    for (key, value, said) in [
+        ("architecture", json!("jumpy"), "jumpy"),
+        ("normalize_activations", json!("covariance_whitening"), "covariance_whitening"),
+        ("normalize_activations", json!("unheard_of"), "unheard_of"),
+        ("reshape_activations", json!("hook_q"), "hook_q"),
+        ("dtype", json!("float64"), "float32"),
+        ("new_secret", json!(3), "--lenient"),
+        ("d_in", json!(0), "positive"),
+        ("d_in", json!(17), "shape"),
+    ] {
+        let mut cfg: serde_json::Value = serde_json::from_str(&text).unwrap();
+        cfg[key] = value;
+        std::fs::write(dir.path().join("cfg.json"), cfg.to_string()).unwrap();
+        let e = read(&mut queue(), dir.path(), Facts::default()).err().unwrap_or_default();
+        let named = e.contains(key) || key == "d_in";
+        assert!(e.contains(said) && named, "{key}: {e}");
+    }
 }

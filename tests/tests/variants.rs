@@ -7,7 +7,7 @@ use lm_saes::{
     dictionary::{
         Coefficients, Dictionary, RandomInit, StepInput, build,
         checkpoint::{self, LoadOptions},
-        normalise::{self, Scaling, Scratch},
+        normalise::{Scaling, Scratch},
     },
     settings::{DTypeName, DictionarySettings, TrainerSettings, from_tree},
     training::{LossSettings, SparsityLoss, StepReport, Trainer, schedules::Schedules},
@@ -97,15 +97,14 @@ fn apply(q: &mut Queue, d: &mut dyn Dictionary, raw: &Tensor) -> (Vec<f32>, Vec<
     plan(d, q, rows, None);
     let mut scratch = Scratch::new(q, rows).unwrap();
     let (mut x, mut y) = (q.empty(rows, D, DType::F32).unwrap(), q.empty(rows, D, DType::F32).unwrap());
-    let mut factors = [q.empty(rows, 1, DType::F32).unwrap(), q.empty(rows, 1, DType::F32).unwrap()];
-    let hooks = [d.hook_points_in(), d.hook_points_out()].concat();
-    for (hook, f) in hooks.iter().zip(&mut factors) {
-        Scaling::of(d, hook).unwrap().factors(q, raw.view(), None, &mut scratch, f.view_mut()).unwrap();
-    }
-    normalise::normalise(q, raw.view(), factors[0].view(), x.view_mut()).unwrap();
+    let mut factors = q.empty(rows, 1, DType::F32).unwrap();
+    let scaling = Scaling::of(d, &d.hook_points_in()[0]).unwrap();
+    scaling.scale(q, raw.view(), None, &mut scratch, factors.view_mut(), x.view_mut()).unwrap();
     d.forward(q, &[x.view()], None, K).unwrap();
     let codes = dense_codes(q, d.codes());
-    normalise::denormalise(q, d.reconstruction()[0], factors[1].view(), y.view_mut()).unwrap();
+    let pair = (raw.view(), d.reconstruction()[0]);
+    let scaling = Scaling::of(d, &d.hook_points_out()[0]).unwrap();
+    scaling.restore(q, pair, None, &mut scratch, factors.view_mut(), y.view_mut()).unwrap();
     (codes, q.download(&y).unwrap())
 }
 

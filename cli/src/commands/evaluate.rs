@@ -23,11 +23,22 @@ pub fn run(args: &Evaluate, registry: &Registry) -> Result<()> {
     if let Some(device) = &args.settings.device {
         settings.device_type.clone_from(device);
     }
-    let (quality, downstream) = runners::evaluate(&settings, registry, &mut Console::new())?;
+    let ((quality, downstream), stated) =
+        runners::evaluate_recorded(&settings, registry, &mut Console::new())?;
     if args.settings.json {
         println!("{:#}", evaluation_json(&quality, &downstream));
     } else {
         report_evaluation(&quality, &downstream);
+    }
+    if args.check {
+        match stated.compare(&quality) {
+            None => bail!("--check: the dictionary's record states neither L0 nor explained variance"),
+            Some(off) if !off.is_empty() => bail!(
+                "--check: {}; the model, the hook point or the scaling of activations may not be those it was trained with",
+                off.join("; ")
+            ),
+            Some(_) => eprintln!("L0 and explained variance are near what its record states"),
+        }
     }
     Ok(())
 }

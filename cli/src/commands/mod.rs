@@ -2,12 +2,14 @@
 
 pub mod analyze;
 pub mod autointerp;
+pub mod convert;
 pub mod devices;
 pub mod evaluate;
 pub mod export;
 pub mod generate;
 pub mod list;
 pub mod quickstart;
+pub mod registry;
 pub mod serve;
 pub mod show;
 pub mod sweep;

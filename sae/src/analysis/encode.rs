@@ -7,7 +7,7 @@ use crate::{
     activations::Batch,
     dictionary::{
         Dictionary,
-        normalise::{self, Scaling, Scratch},
+        normalise::{Scaling, Scratch},
     },
 };
 use lm_saes_runtime::{Arena, DType, Queue, Tensor, View};
@@ -153,8 +153,8 @@ impl Encoder {
             done.push(at);
             let x = &mut batch.acts[at];
             let rows = x.rows();
-            scaling.factors(q, x.view(), context, &mut self.scratch, self.factors.rows_mut(0..rows))?;
-            normalise::normalise_in_place(q, self.factors.rows_view(0..rows), x.view_mut())?;
+            let factors = self.factors.rows_mut(0..rows);
+            scaling.scale_in_place(q, context, &mut self.scratch, factors, x.view_mut())?;
         }
         Ok(order)
     }

@@ -36,13 +36,14 @@ impl Base {
         self.running.act_fn(&self.settings)
     }
 
-    /// The one view of width d that a dictionary of one hook point is given.
-    pub(super) fn only<'a>(&self, views: &[View<'a>], what: &str) -> Result<View<'a>> {
-        let d = self.settings.d_model();
-        match views {
-            [one] if one.cols() == d => Ok(*one),
-            _ => Err(Error::Data { what: format!("expected one {what} of width {d}, got {views:?}") }),
-        }
+    /// The one input, of width d_model, of a dictionary of one hook point.
+    pub(super) fn input<'a>(&self, views: &[View<'a>]) -> Result<View<'a>> {
+        only(views, "input", self.settings.d_model())
+    }
+
+    /// Its one label.
+    pub(super) fn label<'a>(&self, views: &[View<'a>]) -> Result<View<'a>> {
+        only(views, "label", self.settings.d_out())
     }
 
     /// What multiplies raw activations of every input and every output hook point, for folding (VARIANTS §4).
@@ -82,5 +83,12 @@ impl Base {
     /// Raw activations map to raw activations from now on.
     pub(super) fn folded(&mut self) {
         self.settings.common.norm_activation = NormActivation::Inference;
+    }
+}
+
+fn only<'a>(views: &[View<'a>], what: &str, width: usize) -> Result<View<'a>> {
+    match views {
+        [one] if one.cols() == width => Ok(*one),
+        _ => Err(Error::Data { what: format!("expected one {what} of width {width}, got {views:?}") }),
     }
 }

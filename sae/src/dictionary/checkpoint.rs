@@ -112,6 +112,15 @@ pub fn load_weights(q: &mut Queue, dictionary: &mut dyn Dictionary, file: &Path,
     read_into(q, dictionary, &TensorFile::open(file)?, strict)
 }
 
+/// Whether a path is a dictionary in this form: by its settings, or by those its weights carry.
+pub fn is_one(path: &Path) -> bool {
+    let file = folder(path).join(CONFIG);
+    let config = files::read_text(&file).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
+    let ours = |weights: &TensorFile| weights.metadata().contains_key("lm_saes.config");
+    config.is_some_and(|c| c.get("sae_type").is_some())
+        || weights_file(path).and_then(TensorFile::open).is_ok_and(|w| ours(&w))
+}
+
 /// The settings of a saved dictionary, without its weights.
 pub fn load_settings(path: &Path) -> Result<DictionarySettings> {
     let weights = weights_file(path).and_then(TensorFile::open).ok();

@@ -48,6 +48,10 @@ pub trait VariantSettings {
     fn without_ranks(&self, _apart: &[f32]) -> Option<Variant> {
         None
     }
+    /// Width of what is reconstructed.
+    fn d_out(&self, common: &CommonSettings) -> usize {
+        common.d_model
+    }
     /// Checks what types cannot express.
     fn validate(&self, common: &CommonSettings) -> Result<()>;
     /// A dictionary of zeros.
@@ -108,6 +112,8 @@ pub enum NormActivation {
     BatchWise,
     /// Mean norm of the data set to √d.
     DatasetWise,
+    /// Ours, SAELens' `layer_norm`: every token to mean 0 and standard deviation 1.
+    LayerNorm,
     /// Not at all.
     Inference,
 }
@@ -262,6 +268,10 @@ impl DictionarySettings {
     /// Whether activations of a hook point may be this wide.
     pub fn accepts_width(&self, width: usize) -> bool {
         self.variant.facts().accepts_width(width, &self.common)
+    }
+    /// Width of what is reconstructed; `d_model` but in a transcoder between activations of two widths.
+    pub fn d_out(&self) -> usize {
+        self.variant.facts().d_out(&self.common)
     }
     /// Activation function.
     pub fn act_fn(&self) -> ActFn {

@@ -1,6 +1,6 @@
 //! The variants there are: one line each. A new one is a room of its own and a line here.
 
-use super::{clt, crosscoder, gated, lorsa, matryoshka, molt, sae, settings::VariantSettings};
+use super::{clt, crosscoder, foreign, gated, lorsa, matryoshka, molt, sae, settings::VariantSettings};
 use crate::settings::field_names;
 use serde::Serialize;
 use serde_json::Value;
@@ -59,4 +59,6 @@ variants! {
     "clt" => Clt(clt::CltSettings),
     "crosscoder" => CrossCoder(crosscoder::CrossCoderSettings),
     "molt" => Molt(molt::MoltSettings),
+    "matching_pursuit" => MatchingPursuit(foreign::MatchingPursuitSettings),
+    "temporal" => Temporal(foreign::TemporalSettings),
 }

@@ -194,7 +194,7 @@ impl Architecture {
         add(true, &[("hook_attn_out", d)]);
         add(!self.parallel, &[("hook_resid_mid", d)]);
         add(self.pre_norm && !self.parallel, &norm2);
-        add(true, &[("mlp.hook_pre", self.d_mlp)]);
+        add(true, &[("mlp.hook_in", d), ("mlp.hook_pre", self.d_mlp)]);
         add(self.gated, &[("mlp.hook_pre_linear", self.d_mlp)]);
         add(true, &[("mlp.hook_post", self.d_mlp)]);
         add(self.post_norm, &[("ln2_post.hook_scale", 1), ("ln2_post.hook_normalized", d)]);

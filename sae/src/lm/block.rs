@@ -218,7 +218,7 @@ impl Pass<'_, '_> {
     }
 
     /// Adds the MLP of block `i` to the residual stream; `x` is its input where that is not the stream itself.
-    fn mlp(&mut self, i: usize, x: Option<Tensor>, resid: &mut Tensor) -> Result<(), Halt> {
+    fn mlp(&mut self, i: usize, mut x: Option<Tensor>, resid: &mut Tensor) -> Result<(), Halt> {
         let lm = self.lm;
         let w = &lm.blocks[i];
         let at = |hook: &str| format!("blocks.{i}.{hook}");
@@ -226,6 +226,18 @@ impl Pass<'_, '_> {
         let watched = ["mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post", "hook_mlp_out"]
             .iter()
             .any(|hook| self.hooks.wants(&at(hook)));
+        if self.hooks.wants(&at("mlp.hook_in")) {
+            let mut input = match x.take() {
+                Some(x) => x,
+                None => {
+                    let mut copy = self.q.empty(resid.rows(), resid.cols(), DType::F32)?;
+                    self.q.copy(&*resid, &mut copy)?;
+                    copy
+                }
+            };
+            self.hook(&at("mlp.hook_in"), &mut input)?;
+            x = Some(input);
+        }
         let n = self.rows();
         let step = if watched || w.ln2_post.is_some() { n } else { MLP_ROWS };
         for start in (0..n).step_by(step) {

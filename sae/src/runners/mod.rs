@@ -2,6 +2,7 @@
 
 mod analyze;
 mod autointerp;
+mod convert;
 mod evaluate;
 mod generate;
 mod live;
@@ -14,7 +15,8 @@ mod workbench;
 
 pub use analyze::{AnalysisJob, AnalysisPlan, AnalyzeReport, analyze, analyze_on, plan_analysis};
 pub use autointerp::{AutoInterpPlan, AutoInterpReport, auto_interp, plan_auto_interp};
-pub use evaluate::evaluate;
+pub use convert::{Conversion, Converted, convert};
+pub use evaluate::{Stated, evaluate, evaluate_recorded};
 pub use generate::{GeneratePlan, GenerateReport, generate, plan_generate};
 pub use live::{LiveBench, LiveToken};
 pub use plan::{LargeTensor, MemberPlan, Memory, Plan, SweepPlan, plan, plan_sweep};

@@ -3,7 +3,7 @@
 
 use super::{
     memory::{Flow, PROGRAM, TOKENIZER_ENTRY},
-    workbench::{batch_rows, model_path},
+    workbench::{batch_rows, find_model, pretrained_settings},
 };
 use crate::{
     Error, Result,
@@ -315,7 +315,7 @@ impl Shared {
 
 pub(super) fn dictionary_settings(settings: &TrainSettings) -> Result<DictionarySettings> {
     match &settings.sae {
-        DictionaryChoice::Pretrained(p) => checkpoint::load_settings(&p.pretrained_name_or_path),
+        DictionaryChoice::Pretrained(p) => pretrained_settings(p),
         DictionaryChoice::Settings(s) => match s.pretrained() {
             Some(name) => checkpoint::load_settings(Path::new(name)),
             None => Ok(s.clone()),
@@ -332,7 +332,7 @@ pub(super) fn model(
         obstacles.push("no language model: add a table [model]".into());
         return None;
     };
-    let found = model_path(settings).and_then(|path| Ok((Lm::read_architecture(&path)?, path)));
+    let found = find_model(settings, false).and_then(|path| Ok((Lm::read_architecture(&path)?, path)));
     found.map(|(architecture, path)| (path, architecture)).map_err(|e| obstacles.push(e.to_string())).ok()
 }
 

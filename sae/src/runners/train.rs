@@ -204,7 +204,11 @@ pub(super) fn finish(
     if settings.fold_activation_scale && foldable {
         dictionary.fold(&mut bench.q)?;
     }
-    let extras = extras(bench, settings, steps, tokens);
+    let mut extras = extras(bench, settings, steps, tokens);
+    if let Some((quality, _)) = &evaluation {
+        let figures = ["l0", "explained_variance"].map(|k| (k, quality.get(&format!("metrics/{k}"))));
+        extras.insert("stated".into(), figures.into_iter().map(|(k, v)| (k.to_string(), json!(v))).collect());
+    }
     let dtype = dictionary.settings().dtype();
     checkpoint::save(&mut bench.q, dictionary, &settings.trainer.exp_result_path, dtype, &extras)?;
     Ok(evaluation)

@@ -6,15 +6,20 @@ use crate::{
     activations::{ActivationStream, Target, open_stream, open_tokens},
     data::{TokenPolicy, TokenStream, Tokenize},
     dictionary::{Dictionary, checkpoint},
+    hub::{self, Facts, Hub, OpenOptions, client::hub_cache},
     lm::{Lm, SpecialIds, Tokenizer},
-    settings::{ActivationFactorySettings, DatasetSettings, LanguageModelSettings, PretrainedSettings},
+    settings::{
+        ActivationFactorySettings, DatasetSettings, DictionarySettings, LanguageModelSettings,
+        PretrainedSettings,
+    },
     training::{Observer, source::needed},
 };
 use lm_saes_runtime::{Queue, Registry};
 use std::{
     collections::BTreeMap,
-    env, fs,
+    fs,
     path::{Path, PathBuf},
+    rc::Rc,
     sync::Arc,
 };
 
@@ -95,12 +100,18 @@ impl Workbench {
 
     /// Checks that the model and the stream give what the dictionary needs, in its width.
     pub fn check_hooks(&self, dictionary: &dyn Dictionary) -> Result<()> {
-        let d_model = dictionary.settings().d_model();
+        let settings = dictionary.settings();
+        let (d_model, d_out) = (settings.d_model(), settings.d_out());
+        let read = dictionary.hook_points_in();
         for hook in needed(dictionary) {
             let width = self.lm.hook_width(&hook)?;
-            if !dictionary.settings().accepts_width(width) {
-                let what = format!("is {d_model}, but {hook} of {} is {width} wide", self.lm.name());
-                return Err(Error::setting("sae.d_model", what));
+            let refused = match read.contains(&hook) || d_out == d_model {
+                true => (!settings.accepts_width(width)).then_some(("sae.d_model", d_model)),
+                false => (width != d_out).then_some(("sae.d_out", d_out)),
+            };
+            if let Some((key, ours)) = refused {
+                let what = format!("is {ours}, but {hook} of {} is {width} wide", self.lm.name());
+                return Err(Error::setting(key, what));
             }
             if !self.factory.hook_points.contains(&hook) {
                 let what = format!("must contain {hook:?}, which the dictionary needs");
@@ -162,19 +173,37 @@ pub(super) fn load_pretrained(
     s: &PretrainedSettings,
     fold: bool,
 ) -> Result<checkpoint::Loaded> {
-    let options = checkpoint::LoadOptions { strict: s.strict_loading, fold };
-    let mut loaded = checkpoint::load(q, &s.pretrained_name_or_path, options)?;
+    let (name, options) = pretrained_name(s, fold);
+    let mut loaded = hub::open(q, &Rc::new(Hub::from_env()), &name, &options)?;
     if let Some(by_batch) = s.batch_selection_at_inference {
         loaded.dictionary.running_thresholds_mut().select_by_batch(by_batch);
     }
     Ok(loaded)
 }
 
-/// Where the model is on disk: the path given, the name as a path, or the local cache of the Hugging Face hub.
+/// Settings of a saved dictionary, its weights left alone; nothing is fetched.
+pub(super) fn pretrained_settings(s: &PretrainedSettings) -> Result<DictionarySettings> {
+    let (name, options) = pretrained_name(s, false);
+    hub::open_settings(&Rc::new(Hub::from_env().offline()), &name, &options)
+}
+
+fn pretrained_name(s: &PretrainedSettings, fold: bool) -> (String, OpenOptions) {
+    let facts = Facts { lenient: !s.strict_loading, ..Facts::default() };
+    let options = OpenOptions { strict: s.strict_loading, fold, facts, ..OpenOptions::default() };
+    (s.pretrained_name_or_path.to_string_lossy().into_owned(), options)
+}
+
+/// Where the model is on disk: the path given, the name as a path, or the local cache of the Hugging Face hub; what is not
+/// there is fetched.
 ///
 /// # Errors
 /// Says where was looked and what to set.
 pub fn model_path(model: &LanguageModelSettings) -> Result<PathBuf> {
+    find_model(model, true)
+}
+
+/// [`model_path`], fetching only if told to.
+pub(super) fn find_model(model: &LanguageModelSettings, fetch: bool) -> Result<PathBuf> {
     if let Some(path) = &model.model_from_pretrained_path {
         if !path.exists() {
             let what = format!("{} does not exist", path.display());
@@ -187,30 +216,33 @@ pub fn model_path(model: &LanguageModelSettings) -> Result<PathBuf> {
         return Ok(name.into());
     }
     let cache = model.cache_dir.clone().or_else(hub_cache);
-    let cached = cache.as_ref().and_then(|c| in_cache(c, &model.model_name));
-    cached.ok_or_else(|| {
+    if let Some(cached) = cache.as_ref().and_then(|c| in_cache(c, &model.model_name)) {
+        return Ok(cached);
+    }
+    let hub = Hub::from_env();
+    let fetched = match &cache {
+        Some(cache) if fetch && !model.local_files_only && !hub.is_offline() => {
+            hub.at(cache).model(&model.model_name).map_err(|e| e.to_string())
+        }
+        _ => Err("nothing may be fetched here".into()),
+    };
+    fetched.map_err(|why| {
         let cache = cache.map_or("no cache folder".into(), |c| c.display().to_string());
         let what = format!(
-            "{:?} is no directory or file here and not in the local hub cache ({cache}); download it and set \
-             model.model_from_pretrained_path",
+            "{:?} is no directory or file here and not in the local hub cache ({cache}), and it could not be fetched: {why}; \
+             name its folder in model.model_from_pretrained_path",
             model.model_name
         );
         Error::setting("model.model_name", what)
     })
 }
 
-fn hub_cache() -> Option<PathBuf> {
-    let var = |name| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    var("HF_HUB_CACHE")
-        .or_else(|| var("HF_HOME").map(|h| h.join("hub")))
-        .or_else(|| var("HOME").map(|h| h.join(".cache/huggingface/hub")))
-}
-
 /// The snapshot that `main` points to.
 fn in_cache(cache: &Path, name: &str) -> Option<PathBuf> {
     let repo = cache.join(format!("models--{}", name.replace('/', "--")));
     let commit = fs::read_to_string(repo.join("refs/main")).ok()?;
-    Some(repo.join("snapshots").join(commit.trim())).filter(|p| p.is_dir())
+    // Fetched last: with it the model is whole.
+    Some(repo.join("snapshots").join(commit.trim())).filter(|p| p.join("config.json").is_file())
 }
 
 #[cfg(test)]
@@ -223,10 +255,12 @@ mod tests {
         let repo = cache.path().join("models--org--tiny");
         fs::create_dir_all(repo.join("refs")).unwrap();
         fs::create_dir_all(repo.join("snapshots/abc")).unwrap();
+        fs::write(repo.join("snapshots/abc/config.json"), "{}").unwrap();
         fs::write(repo.join("refs/main"), "abc\n").unwrap();
         let mut model = LanguageModelSettings {
             model_name: "org/tiny".into(),
             cache_dir: Some(cache.path().into()),
+            local_files_only: true,
             ..Default::default()
         };
         assert!(model_path(&model).unwrap().ends_with("snapshots/abc"));

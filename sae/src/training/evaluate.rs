@@ -11,7 +11,7 @@ use crate::{
     data::{TokenBatch, TokenStream},
     dictionary::{
         Dictionary,
-        normalise::{self, Scaling, Scratch},
+        normalise::{Scaling, Scratch},
     },
     lm::{Edit, Lm, Tokens},
 };
@@ -227,9 +227,9 @@ impl<'a> Splice<'a> {
             let mut normalised = Vec::with_capacity(inputs.len());
             for (scaling, x) in inputs {
                 let x = x.rows_view(r.clone());
-                scaling.factors(q, x, None, &mut self.scratch, self.factors.rows_mut(0..len))?;
                 let mut to = q.empty(len, x.cols(), DType::F32)?;
-                normalise::normalise(q, x, self.factors.rows_view(0..len), to.view_mut())?;
+                let factors = self.factors.rows_mut(0..len);
+                scaling.scale(q, x, None, &mut self.scratch, factors, to.view_mut())?;
                 normalised.push(to);
             }
             let views: Vec<_> = normalised.iter().map(Tensor::view).collect();
@@ -238,8 +238,8 @@ impl<'a> Splice<'a> {
                 outputs.iter().zip(self.dictionary.reconstruction()).zip(&mut made)
             {
                 let y = y.rows_view(r.clone());
-                scaling.factors(q, y, None, &mut self.scratch, self.factors.rows_mut(0..len))?;
-                normalise::denormalise(q, yhat, self.factors.rows_view(0..len), made.rows_mut(r.clone()))?;
+                let (factors, made) = (self.factors.rows_mut(0..len), made.rows_mut(r.clone()));
+                scaling.restore(q, (y, yhat), None, &mut self.scratch, factors, made)?;
             }
         }
         Ok(made)

@@ -89,7 +89,7 @@ pub struct StepFacts {
 impl MetricWindow {
     /// Takes what it needs from `arena`, for batches of up to `rows` rows of `dictionary`.
     pub fn plan(arena: &mut Arena, dictionary: &dyn Dictionary, rows: usize) -> Result<Self> {
-        let d = dictionary.settings().d_model();
+        let d = dictionary.settings().d_out();
         let mut f32s = |label, r, c| arena.tensor(label, r, c, DType::F32);
         Ok(Self {
             sums: Sums::default(),

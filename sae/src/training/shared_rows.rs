@@ -46,7 +46,9 @@ impl SharedRows {
                 for hook in needed(dictionary) {
                     let Some(i) = hook_points.iter().position(|h| *h == hook) else { continue };
                     let scaling = Some(Scaling::of(dictionary, &hook)?).filter(|s| s.constant() != Some(1.0));
-                    widths[i] = dictionary.settings().d_model();
+                    let read = dictionary.hook_points_in().contains(&hook);
+                    let settings = dictionary.settings();
+                    widths[i] = if read { settings.d_model() } else { settings.d_out() };
                     choice[i] = kinds[i].iter().position(|k| *k == scaling).unwrap_or_else(|| {
                         kinds[i].push(scaling);
                         kinds[i].len() - 1

@@ -72,8 +72,7 @@ impl Scaler {
         acts: &mut Tensor,
     ) -> Result<()> {
         let rows = 0..acts.rows();
-        scaling.factors(q, acts.view(), context, &mut self.scratch, self.factors.rows_mut(rows.clone()))?;
-        normalise::normalise_in_place(q, self.factors.rows_view(rows), acts.view_mut())
+        scaling.scale_in_place(q, context, &mut self.scratch, self.factors.rows_mut(rows), acts.view_mut())
     }
 
     /// Scales `acts` into the first rows of `out`; they stay raw.
@@ -86,8 +85,8 @@ impl Scaler {
         out: &mut Tensor,
     ) -> Result<()> {
         let rows = 0..acts.rows();
-        scaling.factors(q, acts.view(), context, &mut self.scratch, self.factors.rows_mut(rows.clone()))?;
-        normalise::normalise(q, acts.view(), self.factors.rows_view(rows.clone()), out.rows_mut(rows))
+        let factors = self.factors.rows_mut(rows.clone());
+        scaling.scale(q, acts.view(), context, &mut self.scratch, factors, out.rows_mut(rows))
     }
 }
 

@@ -9,7 +9,7 @@ use lm_saes::{
     dictionary::{
         build,
         checkpoint::{self, LoadOptions},
-        normalise::{self, Scaling, Scratch},
+        normalise::{Scaling, Scratch},
     },
     runners::{Start, Workbench, analyze},
     settings::{AnalyzeSettings, DTypeName, DictionarySettings, from_tree},
@@ -100,9 +100,8 @@ fn everything(settings: &AnalyzeSettings, layers: usize) -> Vec<Data> {
             let mut scratch = Scratch::new(q, rows).unwrap();
             let scaling = Scaling::of(&*d, &hook).unwrap();
             let raw = batch.acts[at].view();
-            scaling.factors(q, raw, Some(LEN), &mut scratch, factors.view_mut()).unwrap();
             let mut x = q.empty(rows, D, DType::F32).unwrap();
-            normalise::normalise(q, raw, factors.view(), x.view_mut()).unwrap();
+            scaling.scale(q, raw, Some(LEN), &mut scratch, factors.view_mut(), x.view_mut()).unwrap();
             scaled.push(x);
         }
         let inputs: Vec<_> = scaled.iter().map(|x| x.view()).collect();

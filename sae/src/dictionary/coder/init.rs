@@ -57,7 +57,7 @@ impl Initialise for Coder {
     }
 
     fn decoder_bias_from_mean(&mut self, q: &mut Queue, labels: &[View<'_>]) -> Result<()> {
-        let label = self.base.only(labels, "label")?;
+        let label = self.base.label(labels)?;
         let b_d = self.p.b_d.as_mut().ok_or_else(|| {
             Error::setting(
                 "initializer.bias_init_method",
@@ -74,7 +74,7 @@ impl Initialise for Coder {
         inputs: &[View<'_>],
         context: Option<usize>,
     ) -> Result<()> {
-        let x = self.base.only(inputs, "input")?;
+        let x = self.base.input(inputs)?;
         if !self.encoder.bias_is_added() {
             return Err(Error::setting(
                 "initializer.init_encoder_bias_with_mean_hidden_pre",
@@ -106,11 +106,11 @@ impl Initialise for Coder {
         labels: &[View<'_>],
         d_active: usize,
     ) -> Result<()> {
-        let label = self.base.only(labels, "label")?;
+        let label = self.base.label(labels)?;
         // U [k, d]: W_D <- W_D[:, :k]·U
         let u = subspace::principal_directions(q, label, d_active)?;
         let first = self.p.w_d.value.view().slice_cols(0..d_active);
-        let mut w_d = q.empty(self.base.settings.d_sae(), self.base.settings.d_model(), F32)?;
+        let mut w_d = q.empty(self.base.settings.d_sae(), self.base.settings.d_out(), F32)?;
         q.gemm(first, &u, &mut w_d, GemmOpts::default())?;
         Ok(q.copy(&w_d, &mut self.p.w_d.value)?)
     }
@@ -132,7 +132,7 @@ impl Initialise for Coder {
         mlp: &mut Mlp<'_>,
     ) -> Result<()> {
         const KEY: &str = "initializer.initialize_tc_with_mlp";
-        let x = self.base.only(inputs, "input")?;
+        let x = self.base.input(inputs)?;
         let (s, d, raw) = (self.base.settings.d_sae(), x.cols(), 1.0 / self.input_factor(KEY)?);
         if self.encoder.directions().is_none() {
             return Err(Error::setting(KEY, "is for transcoders with a linear encoder; leave it out"));
@@ -161,7 +161,7 @@ impl Initialise for Coder {
         inputs: &[View<'_>],
         attention: &ModelAttention,
     ) -> Result<()> {
-        let x = self.base.only(inputs, "input")?;
+        let x = self.base.input(inputs)?;
         self.encoder.take_value_subspace(q, x, attention, &mut self.p.w_d.value)
     }
 }

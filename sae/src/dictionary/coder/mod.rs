@@ -67,7 +67,7 @@ struct Decoder {
     w_d: Param,
     /// `[1, d]`.
     b_d: Option<Param>,
-    /// `[d, d]`.
+    /// `[d_in, d]`.
     skip: Option<Param>,
     /// Thresholds or their logarithms, `[1, S]`.
     threshold: Option<Param>,
@@ -77,7 +77,7 @@ struct Decoder {
 
 impl Decoder {
     fn zeros(q: &mut Queue, settings: &DictionarySettings, w_d: &str, extras: &Extras) -> Result<Self> {
-        let (s, d) = (settings.d_sae(), settings.d_model());
+        let (s, d_in, d) = (settings.d_sae(), settings.d_model(), settings.d_out());
         Ok(Self {
             w_d: Param::zeros(q, w_d, &[s, d])?,
             b_d: match settings.common.use_decoder_bias {
@@ -85,7 +85,7 @@ impl Decoder {
                 false => None,
             },
             skip: match extras.skip {
-                true => Some(Param::zeros(q, "W_skip", &[d, d])?),
+                true => Some(Param::zeros(q, "W_skip", &[d_in, d])?),
                 false => None,
             },
             threshold: match (settings.act_fn(), extras.direct_threshold) {
@@ -341,7 +341,7 @@ impl Dictionary for Coder {
         context: Option<usize>,
         k: usize,
     ) -> Result<()> {
-        let x = self.base.only(inputs, "input")?;
+        let x = self.base.input(inputs)?;
         self.side_loss = None;
         let mut place = self.work.centred.take();
         let done = self.centre(q, x, place.as_mut()).and_then(|x| {
@@ -364,8 +364,8 @@ impl Dictionary for Coder {
         c: Coefficients,
         dead: Option<&mut DeadFeatures>,
     ) -> Result<LossTerms> {
-        let x = self.base.only(&input.inputs, "input")?;
-        self.base.only(&input.labels, "label")?;
+        let x = self.base.input(&input.inputs)?;
+        self.base.label(&input.labels)?;
         let mut place = self.work.centred.take();
         let done = self.centre(q, x, place.as_mut()).and_then(|x| {
             let StepInput { ref labels, context, mask, weight, n_tokens, .. } = *input;

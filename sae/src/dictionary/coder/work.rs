@@ -172,7 +172,7 @@ impl Work {
         max_k: usize,
         loss: Option<&LossSettings>,
     ) -> Result<Self> {
-        let (s, d) = (cfg.d_sae(), cfg.d_model());
+        let (s, d) = (cfg.d_sae(), cfg.d_out());
         let max_k = if cfg.act_fn().has_k() { max_k.min(s) } else { s };
         let block = block_rows(cfg, rows, needs.joined);
         let whole = cfg.act_fn() == ActFn::BatchTopK;
@@ -191,7 +191,7 @@ impl Work {
             codes: Store::plan(arena, "feature activations", cfg, rows, max_k, rows)?,
             y_hat: arena.tensor("reconstruction", rows, d, F32)?,
             centred: match needs.centred {
-                true => Some(arena.tensor("centred input", rows, d, F32)?),
+                true => Some(arena.tensor("centred input", rows, cfg.d_model(), F32)?),
                 false => None,
             },
             train: loss.map(|loss| Train::plan(arena, cfg, needs, (rows, block), max_k, loss)).transpose()?,
@@ -237,7 +237,7 @@ impl Train {
         max_k: usize,
         loss: &LossSettings,
     ) -> Result<Self> {
-        let (s, d) = (cfg.d_sae(), cfg.d_model());
+        let (s, d) = (cfg.d_sae(), cfg.d_out());
         let sparse = cfg.act_fn().has_k();
         let k_aux = loss.k_aux.min(s);
         let quad = if loss.sparsity == Some(SparsityLoss::TanhQuad) { s } else { 0 };

@@ -72,6 +72,7 @@ impl VariantSettings for MatryoshkaSettings {
             use_skip_connection: false,
             apply_b_dec_to_input: self.apply_b_dec_to_input,
             use_direct_jumprelu_threshold: false,
+            d_out: None,
         }))
     }
     fn validate(&self, common: &CommonSettings) -> Result<()> {

@@ -49,7 +49,7 @@ impl Initialise for Molt {
     }
 
     fn decoder_bias_from_mean(&mut self, q: &mut Queue, labels: &[View<'_>]) -> Result<()> {
-        let label = self.base.only(labels, "label")?;
+        let label = self.base.label(labels)?;
         let b_d = self.b_d.as_mut().ok_or_else(|| {
             let what = "there is no decoder bias to initialise; use all_zero";
             Error::setting("initializer.bias_init_method", what)

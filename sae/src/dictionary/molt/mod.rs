@@ -194,7 +194,7 @@ impl Dictionary for Molt {
         _context: Option<usize>,
         k: usize,
     ) -> Result<()> {
-        let x = self.base.only(inputs, "input")?;
+        let x = self.base.input(inputs)?;
         self.run(q, x, k, false, false)
     }
 
@@ -207,7 +207,7 @@ impl Dictionary for Molt {
         _dead: Option<&mut DeadFeatures>,
     ) -> Result<LossTerms> {
         self.check_loss(loss)?;
-        let (x, label) = (self.base.only(&input.inputs, "input")?, self.base.only(&input.labels, "label")?);
+        let (x, label) = (self.base.input(&input.inputs)?, self.base.label(&input.labels)?);
         self.run(q, x, c.k, true, loss.sparsity.is_some() || loss.lp)?;
         if let Some(limit) = self.heads.limit() {
             self.base.running.observe(q, limit)?;

@@ -33,6 +33,9 @@ pub struct SaeSettings {
     /// Ours: train JumpReLU thresholds themselves, kept from going below 0, in place of their logarithms.
     #[serde(default, skip_serializing_if = "is_off")]
     pub use_direct_jumprelu_threshold: bool,
+    /// Ours: width of what a transcoder reconstructs, where it is not `d_model`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub d_out: Option<usize>,
 }
 
 fn is_off(flag: &bool) -> bool {
@@ -58,7 +61,16 @@ impl VariantSettings for SaeSettings {
     fn hook_points_out(&self) -> Vec<String> {
         vec![self.hook_point_out.clone()]
     }
+    fn d_out(&self, common: &CommonSettings) -> usize {
+        self.d_out.unwrap_or(common.d_model)
+    }
     fn validate(&self, common: &CommonSettings) -> Result<()> {
+        if self.d_out == Some(0)
+            || (self.d_out(common) != common.d_model && self.hook_point_in == self.hook_point_out)
+        {
+            let what = "is for transcoders: what one hook point gives is reconstructed in its own width";
+            return Err(Error::setting("d_out", what));
+        }
         let known =
             [ActFn::Relu, ActFn::JumpRelu, ActFn::TopK, ActFn::BatchTopK, ActFn::AbsTopK, ActFn::GroupMax];
         common.act_fn.among(&known, "sae")?;
