@@ -2,7 +2,11 @@
 //! weighted sources as one stream. Every position is a few integers, and going to one costs one record.
 
 mod cache;
+#[cfg(feature = "parquet")]
+mod columns;
 mod contexts;
+mod folder;
+mod lines;
 mod policy;
 pub mod random;
 mod record;

@@ -1,14 +1,18 @@
-//! Text files as numbered records: `.txt` and `.jsonl`, single or in folders. One scan on opening notes where each record
-//! starts; after that any record is one positioned read away, however far into the data.
+//! Texts as numbered records, out of files of lines and of columns, single or in folders. Files are indexed on opening; after
+//! that a record is found without the way to it.
 
-use super::record;
+#[cfg(feature = "parquet")]
+use super::columns::Columns;
+use super::{
+    folder,
+    lines::{Kind, Lines},
+};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::{
-    fs::{self, File},
-    io::{self, Read},
-    os::unix::fs::FileExt,
+    fs,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -28,7 +32,7 @@ pub enum SampleBy {
 /// How records are found in files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextOptions {
-    /// Field of a `.jsonl` record that holds the text.
+    /// Field of a `.jsonl` record, or column of a parquet or Arrow file, that holds the text.
     pub text_field: String,
     /// What one record of a `.txt` file is.
     pub sample_by: SampleBy,
@@ -40,7 +44,7 @@ impl Default for TextOptions {
     }
 }
 
-/// Indexed text files. Records are numbered through all files, sorted by path; blank ones do not count.
+/// Indexed text. Records are numbered through all files, sorted by path; blank ones of files of lines do not count.
 pub struct TextSource {
     path: PathBuf,
     field: String,
@@ -49,42 +53,30 @@ pub struct TextSource {
     firsts: Vec<u64>,
 }
 
-struct Indexed {
-    path: PathBuf,
-    kind: Kind,
-    size: u64,
-    /// Where records start. A record ends before the next one; what follows its own end is blank.
-    starts: Vec<u64>,
+/// One file.
+enum Indexed {
+    Lines(Lines),
+    #[cfg(feature = "parquet")]
+    Columns(Columns),
 }
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Jsonl,
-    Text(SampleBy),
-}
-
-const SCAN: usize = 1 << 20;
-const BOM: &[u8] = b"\xEF\xBB\xBF";
 
 impl TextSource {
-    /// Finds and indexes the files under `path`: one file, or a folder with all its subfolders.
+    /// Finds and indexes the files under `path`: one file, or a folder with all its subfolders. Of a data set saved by the
+    /// Python library `datasets`, and of a folder as the hub names its files, the split `train` is taken.
     pub fn open(path: &Path, options: &TextOptions) -> Result<Self> {
-        let mut found = Vec::new();
-        if path.is_dir() {
-            collect(path, options.sample_by, &mut found)?;
-            found.sort_by(|a, b| a.0.cmp(&b.0));
+        let found = if path.is_dir() {
+            folder::files(path, &|file| Indexed::reads(file, options))?
         } else {
             fs::metadata(path).map_err(|e| Error::io(path, e))?;
-            found.extend(kind_of(path, options.sample_by).map(|kind| (path.to_path_buf(), kind)));
-        }
+            Vec::from_iter(Indexed::reads(path, options).then(|| path.to_path_buf()))
+        };
         if found.is_empty() {
-            let what = if path.is_dir() { "no such file in this folder" } else { "not such a file" };
-            return Err(Error::format(path, format!("{what}: text is read from .txt and .jsonl files")));
+            return Err(Error::format(path, nothing_to_read(path)?));
         }
-        let files = found.into_par_iter().map(|(p, kind)| index(p, kind)).collect::<Result<Vec<_>>>()?;
+        let files = found.into_par_iter().map(|p| Indexed::open(p, options)).collect::<Result<Vec<_>>>()?;
         let mut firsts = vec![0];
         for f in &files {
-            firsts.push(firsts[firsts.len() - 1] + f.starts.len() as u64);
+            firsts.push(firsts[firsts.len() - 1] + f.records());
         }
         if firsts.last() == Some(&0) {
             return Err(Error::format(path, "holds no text"));
@@ -104,15 +96,15 @@ impl TextSource {
 
     /// Bytes of all files.
     pub fn bytes(&self) -> u64 {
-        self.files.iter().map(|f| f.size).sum()
+        self.files.iter().map(Indexed::size).sum()
     }
 
     /// Bytes of text before a record.
     pub fn bytes_before(&self, record: u64) -> u64 {
         let file = self.firsts.partition_point(|&first| first <= record).saturating_sub(1);
-        let earlier: u64 = self.files.iter().take(file).map(|f| f.size).sum();
-        let inside = self.files.get(file).map(|f| f.starts.get((record - self.firsts[file]) as usize));
-        earlier + inside.flatten().copied().unwrap_or(0)
+        let earlier: u64 = self.files.iter().take(file).map(Indexed::size).sum();
+        let inside = self.files.get(file).map(|f| f.bytes_before(record - self.firsts[file]));
+        earlier + inside.unwrap_or(0)
     }
 
     /// Texts of the records `from..from + n`, fewer at the end.
@@ -122,13 +114,9 @@ impl TextSource {
         let mut file = self.firsts.partition_point(|&first| first <= from).saturating_sub(1);
         let mut next = from;
         while next < to {
-            let (indexed, first) = (&self.files[file], self.firsts[file]);
-            let last = to.min(self.firsts[file + 1]);
+            let (first, last) = (self.firsts[file], to.min(self.firsts[file + 1]));
             if next < last {
-                let open = File::open(&indexed.path).map_err(|e| Error::io(&indexed.path, e))?;
-                for r in next..last {
-                    out.push(indexed.read(&open, (r - first) as usize, &self.field)?);
-                }
+                self.files[file].read(next - first..last - first, &self.field, &mut out)?;
             }
             (next, file) = (last.max(next), file + 1);
         }
@@ -137,128 +125,72 @@ impl TextSource {
 }
 
 impl Indexed {
-    fn read(&self, file: &File, i: usize, field: &str) -> Result<String> {
-        let start = self.starts[i];
-        let end = self.starts.get(i + 1).copied().unwrap_or(self.size);
-        let mut bytes = vec![0; (end - start) as usize];
-        file.read_exact_at(&mut bytes, start).map_err(|e| match e.kind() {
-            io::ErrorKind::UnexpectedEof => Error::format(&self.path, "became shorter while it was read"),
-            _ => Error::io(&self.path, e),
-        })?;
-        if start == 0 && bytes.starts_with(BOM) {
-            bytes.drain(..BOM.len());
+    fn reads(path: &Path, options: &TextOptions) -> bool {
+        #[cfg(feature = "parquet")]
+        if Columns::reads(path) {
+            return true;
         }
-        let one_line = matches!(self.kind, Kind::Jsonl | Kind::Text(SampleBy::Line));
-        if one_line && let Some(n) = bytes.iter().position(|&b| b == b'\n') {
-            bytes.truncate(n);
+        Kind::of(path, options.sample_by).is_some()
+    }
+
+    fn open(path: PathBuf, options: &TextOptions) -> Result<Self> {
+        #[cfg(feature = "parquet")]
+        if Columns::reads(&path) {
+            return Ok(Self::Columns(Columns::open(path, &options.text_field)?));
         }
-        if one_line && bytes.last() == Some(&b'\r') {
-            bytes.pop();
-        }
-        let text = String::from_utf8(bytes)
-            .map_err(|e| self.bad(start + e.utf8_error().valid_up_to() as u64, "not UTF-8 text".into()))?;
-        match self.kind {
-            Kind::Jsonl => record::text_field(&text, field).map_err(|what| self.bad(start, what)),
-            Kind::Text(SampleBy::Paragraph) => Ok(text.trim_end().into()),
-            Kind::Text(_) => Ok(text),
+        let kind = Kind::of(&path, options.sample_by).unwrap_or(Kind::Text(options.sample_by));
+        Ok(Self::Lines(Lines::open(path, kind)?))
+    }
+
+    fn size(&self) -> u64 {
+        match self {
+            Self::Lines(f) => f.size(),
+            #[cfg(feature = "parquet")]
+            Self::Columns(f) => f.size(),
         }
     }
 
-    /// An error at a byte of the file, told by line, which is what editors show.
-    fn bad(&self, at: u64, what: String) -> Error {
-        let before = File::open(&self.path).map(|f| f.take(at).bytes_counted(b'\n'));
-        match before {
-            Ok(Ok(lines)) => Error::format(&self.path, format!("line {}: {what}", lines + 1)),
-            _ => Error::format(&self.path, format!("byte {at}: {what}")),
+    fn records(&self) -> u64 {
+        match self {
+            Self::Lines(f) => f.records(),
+            #[cfg(feature = "parquet")]
+            Self::Columns(f) => f.records(),
         }
     }
-}
 
-trait Counted {
-    fn bytes_counted(self, byte: u8) -> io::Result<u64>;
-}
+    fn bytes_before(&self, record: u64) -> u64 {
+        match self {
+            Self::Lines(f) => f.bytes_before(record),
+            #[cfg(feature = "parquet")]
+            Self::Columns(f) => f.bytes_before(record),
+        }
+    }
 
-impl<R: Read> Counted for R {
-    fn bytes_counted(mut self, byte: u8) -> io::Result<u64> {
-        let (mut buffer, mut count) = (vec![0; SCAN], 0);
-        loop {
-            match self.read(&mut buffer)? {
-                0 => return Ok(count),
-                n => count += buffer[..n].iter().filter(|&&b| b == byte).count() as u64,
-            }
+    fn read(&self, records: Range<u64>, field: &str, out: &mut Vec<String>) -> Result<()> {
+        match self {
+            Self::Lines(f) => f.read(records, field, out),
+            #[cfg(feature = "parquet")]
+            Self::Columns(f) => f.read(records, out),
         }
     }
 }
 
-fn kind_of(path: &Path, sample_by: SampleBy) -> Option<Kind> {
-    match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
-        "jsonl" | "ndjson" => Some(Kind::Jsonl),
-        "txt" => Some(Kind::Text(sample_by)),
-        _ => None,
-    }
-}
-
-/// Files of known kinds, subfolders included. Linked folders are left alone, so a link upwards cannot loop.
-fn collect(folder: &Path, sample_by: SampleBy, out: &mut Vec<(PathBuf, Kind)>) -> Result<()> {
-    for entry in fs::read_dir(folder).map_err(|e| Error::io(folder, e))? {
-        let entry = entry.map_err(|e| Error::io(folder, e))?;
-        let path = entry.path();
-        if entry.file_type().map_err(|e| Error::io(&path, e))?.is_dir() {
-            collect(&path, sample_by, out)?;
-        } else if path.is_file()
-            && let Some(kind) = kind_of(&path, sample_by)
-        {
-            out.push((path, kind));
-        }
-    }
-    Ok(())
-}
-
-fn index(path: PathBuf, kind: Kind) -> Result<Indexed> {
-    let scanned = File::open(&path).and_then(|mut file| scan(&mut file, kind));
-    let (starts, size) = scanned.map_err(|e| Error::io(&path, e))?;
-    Ok(Indexed { path, kind, size, starts })
-}
-
-/// Starts of records, and the size of the file.
-fn scan(file: &mut dyn Read, kind: Kind) -> io::Result<(Vec<u64>, u64)> {
-    let mut buffer = vec![0; SCAN];
-    let (mut starts, mut base, mut line_start) = (Vec::new(), 0u64, 0u64);
-    let (mut line_blank, mut last_blank) = (true, true);
-    loop {
-        let n = file.read(&mut buffer)?;
-        if n == 0 {
-            return Ok((starts, base));
-        }
-        let mut i = 0;
-        while i < n {
-            if !line_blank {
-                // The rest of a line that has text decides nothing.
-                let Some(skip) = buffer[i..n].iter().position(|&b| b == b'\n') else { break };
-                i += skip;
-            }
-            let (byte, at) = (buffer[i], base + i as u64);
-            i += 1;
-            if byte == b'\n' {
-                (last_blank, line_blank, line_start) = (line_blank, true, at + 1);
-            } else if line_blank && !byte.is_ascii_whitespace() && !(at < 3 && BOM[at as usize] == byte) {
-                line_blank = false;
-                if match kind {
-                    Kind::Jsonl | Kind::Text(SampleBy::Line) => true,
-                    Kind::Text(SampleBy::Paragraph) => last_blank,
-                    Kind::Text(SampleBy::Document) => starts.is_empty(),
-                } {
-                    starts.push(if kind == Kind::Text(SampleBy::Document) { 0 } else { line_start });
-                }
-            }
-        }
-        base += n as u64;
-    }
+/// Why nothing under `path` can be read.
+fn nothing_to_read(path: &Path) -> Result<String> {
+    let columns = |p: &Path| p.extension().is_some_and(|e| e == "parquet" || e == "arrow");
+    let has_columns = if path.is_dir() { !folder::files(path, &columns)?.is_empty() } else { columns(path) };
+    Ok(if has_columns {
+        "parquet and Arrow files are read by builds with `--features parquet`".into()
+    } else {
+        let what = if path.is_dir() { "no such file in this folder" } else { "not such a file" };
+        format!("{what}: text is read from .txt, .jsonl, .parquet and .arrow files")
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::lines::SCAN;
     use std::fmt::Write as _;
 
     fn records(files: &[(&str, &[u8])], options: &TextOptions) -> Result<Vec<String>> {
@@ -339,12 +271,47 @@ mod tests {
         assert!(e.contains("a.jsonl: line 3"), "{e}");
         let e = message("a.txt", b"fine\nb\xff\n");
         assert!(e.contains("a.txt: line 2: not UTF-8"), "{e}");
-        let e = message("a.parquet", b"");
+        let e = message("a.md", b"");
         assert!(e.contains(".jsonl"), "{e}");
         let e = message("a.txt", b"\n");
         assert!(e.contains("no text"), "{e}");
         let e =
             TextSource::open(Path::new("/none/x.txt"), &TextOptions::default()).err().unwrap().to_string();
         assert!(e.contains("/none/x.txt"), "{e}");
+    }
+
+    #[cfg(not(feature = "parquet"))]
+    #[test]
+    fn files_of_columns_say_which_build_reads_them() {
+        let e = records(&[("data/a.parquet", b"PAR1")], &TextOptions::default()).unwrap_err().to_string();
+        assert!(e.contains("--features parquet"), "{e}");
+    }
+
+    #[test]
+    fn only_the_split_train_is_read_of_a_data_set() {
+        let line = |text: &str| format!("{{\"text\": \"{text}\"}}\n").into_bytes();
+        let (a, b, c) = (line("a"), line("b"), line("c"));
+        let hub: &[(&str, &[u8])] = &[
+            ("data/train-00001-of-00002.jsonl", &b),
+            ("data/test-00000-of-00001.jsonl", &c),
+            ("data/train-00000-of-00002.jsonl", &a),
+        ];
+        assert_eq!(records(hub, &TextOptions::default()).unwrap(), ["a", "b"]);
+        let splits = br#"{"splits": ["train", "test"]}"#;
+        let saved: &[(&str, &[u8])] =
+            &[("dataset_dict.json", splits), ("train/1.jsonl", &a), ("test/1.jsonl", &c)];
+        assert_eq!(records(saved, &TextOptions::default()).unwrap(), ["a"]);
+        let other: &[(&str, &[u8])] = &[("dataset_dict.json", splits), ("test/1.jsonl", &c)];
+        let e = records(other, &TextOptions::default()).unwrap_err().to_string();
+        assert!(e.contains("train") && e.contains("test"), "{e}");
+    }
+
+    #[test]
+    fn a_saved_data_set_names_its_files() {
+        let (a, b) = (b"{\"text\": \"a\"}\n", b"{\"text\": \"left by a filter\"}\n");
+        let state = br#"{"_data_files": [{"filename": "data-00000-of-00001.jsonl"}]}"#;
+        let files: &[(&str, &[u8])] =
+            &[("state.json", state), ("data-00000-of-00001.jsonl", a), ("cache-1.jsonl", b)];
+        assert_eq!(records(files, &TextOptions::default()).unwrap(), ["a"]);
     }
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DatasetSettings {
-    /// A `.txt` or `.jsonl` file, or a folder of them. Names of hub data sets are accepted in settings, but their text must
+    /// A `.txt`, `.jsonl`, `.parquet` or `.arrow` file, or a folder of them (the last two in builds with the feature `parquet`). Names of hub data sets are accepted in settings, but their text must
     /// be on disk to run.
     pub dataset_name_or_path: String,
     /// Accepted for compatibility and without effect until hub data sets are fetched.
@@ -48,11 +48,11 @@ impl DatasetSettings {
             let key = format!("datasets.{name:?}.dataset_name_or_path");
             let given = &self.dataset_name_or_path;
             let what = if self.is_dataset_on_disk || path.is_absolute() {
-                format!("{given:?} does not exist; give a .txt or .jsonl file, or a folder of them")
+                format!("{given:?} does not exist; give a .txt, .jsonl, .parquet or .arrow file, or a folder of them")
             } else {
                 format!(
                     "{given:?} is no file or folder here, and data sets of the hub cannot be fetched yet; \
-                     save its text as .jsonl or .txt and give the path of that file or folder"
+                     fetch it (`hf download --repo-type dataset {given}`) or save its text as .jsonl, and give the path of that file or folder"
                 )
             };
             return Err(Error::setting(key, what));

@@ -1,0 +1,124 @@
+//! The text column of parquet and Arrow files, as the hub's data sets come. Rows are numbered; what is decoded at a time is a
+//! chunk of a few thousand of them at most, and the last few chunks are kept.
+
+mod arrow;
+mod parquet;
+
+use crate::{Error, Result};
+use std::{
+    collections::VecDeque,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// Chunks kept decoded: readers go forward, several at once in a sweep or a mixture.
+const KEPT: usize = 4;
+
+/// One indexed file.
+pub struct Columns {
+    path: PathBuf,
+    field: String,
+    size: u64,
+    format: Format,
+    /// Number of the first row of each chunk, then the number of rows.
+    firsts: Vec<u64>,
+    recent: Mutex<VecDeque<(usize, Arc<Vec<String>>)>>,
+}
+
+enum Format {
+    Parquet(Vec<parquet::Chunk>),
+    Arrow(arrow::Index),
+}
+
+impl Columns {
+    /// Whether a file name says that a file is of one of the formats read here.
+    pub fn reads(path: &Path) -> bool {
+        path.extension().is_some_and(|e| e == "parquet" || e == "arrow")
+    }
+
+    /// Reads where the rows are, not the rows.
+    ///
+    /// # Errors
+    /// [`Error::Format`] when the file is damaged, or has no column `field` of strings: then it names those it has.
+    pub fn open(path: PathBuf, field: &str) -> Result<Self> {
+        let bad = |what: String| Error::format(&path, what);
+        let size = std::fs::metadata(&path).map_err(|e| Error::io(&path, e))?.len();
+        let (format, rows) = if path.extension().is_some_and(|e| e == "parquet") {
+            let chunks = parquet::index(&path, field).map_err(bad)?;
+            let rows = chunks.iter().map(|c| c.rows as u64).collect::<Vec<_>>();
+            (Format::Parquet(chunks), rows)
+        } else {
+            let index = arrow::index(&path, field).map_err(bad)?;
+            let rows = index.batches.iter().map(|b| b.rows).collect();
+            (Format::Arrow(index), rows)
+        };
+        let mut firsts = vec![0];
+        firsts.extend(rows.iter().scan(0, |sum, n| {
+            *sum += n;
+            Some(*sum)
+        }));
+        Ok(Self { path, field: field.into(), size, format, firsts, recent: Mutex::default() })
+    }
+
+    /// Bytes of the file.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Rows.
+    pub fn records(&self) -> u64 {
+        self.firsts[self.firsts.len() - 1]
+    }
+
+    /// Bytes before a row, as if all rows were equally long.
+    pub fn bytes_before(&self, row: u64) -> u64 {
+        (u128::from(self.size) * u128::from(row) / u128::from(self.records().max(1))) as u64
+    }
+
+    /// Texts of the rows; a row without one is empty.
+    pub fn read(&self, rows: Range<u64>, out: &mut Vec<String>) -> Result<()> {
+        let mut next = rows.start;
+        while next < rows.end {
+            let c = self.firsts.partition_point(|&first| first <= next) - 1;
+            let texts = self.chunk(c)?;
+            let last = rows.end.min(self.firsts[c + 1]);
+            let inside = (next - self.firsts[c]) as usize..(last - self.firsts[c]) as usize;
+            out.extend_from_slice(&texts[inside]);
+            next = last;
+        }
+        Ok(())
+    }
+
+    fn chunk(&self, c: usize) -> Result<Arc<Vec<String>>> {
+        let recent = || self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, texts)) = recent().iter().find(|(i, _)| *i == c) {
+            return Ok(texts.clone());
+        }
+        let texts = match &self.format {
+            Format::Parquet(chunks) => parquet::read(&self.path, &self.field, &chunks[c]),
+            Format::Arrow(index) => arrow::read(&self.path, &self.field, index, c),
+        };
+        let texts = texts.map_err(|what| Error::format(&self.path, what))?;
+        let (found, wanted) = (texts.len() as u64, self.firsts[c + 1] - self.firsts[c]);
+        if found != wanted {
+            return Err(Error::format(&self.path, format!("has {found} rows where its index says {wanted}")));
+        }
+        let texts = Arc::new(texts);
+        let mut recent = recent();
+        recent.truncate(KEPT - 1);
+        recent.push_front((c, texts.clone()));
+        Ok(texts)
+    }
+}
+
+/// What to say about a file without the column asked for.
+fn no_column(field: &str, strings: &[String]) -> String {
+    match strings {
+        [] => format!("no column {field:?}, and no other column of strings either"),
+        have => format!("no column {field:?} of strings; set text_field to one of {}", have.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests;
