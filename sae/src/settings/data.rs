@@ -48,7 +48,9 @@ impl DatasetSettings {
             let key = format!("datasets.{name:?}.dataset_name_or_path");
             let given = &self.dataset_name_or_path;
             let what = if self.is_dataset_on_disk || path.is_absolute() {
-                format!("{given:?} does not exist; give a .txt, .jsonl, .parquet or .arrow file, or a folder of them")
+                format!(
+                    "{given:?} does not exist; give a .txt, .jsonl, .parquet or .arrow file, or a folder of them"
+                )
             } else {
                 format!(
                     "{given:?} is no file or folder here, and data sets of the hub cannot be fetched yet; \

@@ -4,8 +4,8 @@
 use super::no_column;
 use arrow_array::{Array, LargeStringArray, RecordBatch, StringArray, StringViewArray};
 use arrow_buffer::Buffer;
-use arrow_ipc::{MessageHeader, reader::StreamDecoder, root_as_message};
-use arrow_schema::{DataType, Schema};
+use arrow_ipc::{MessageHeader, convert::try_fb_to_schema, reader::StreamDecoder, root_as_message};
+use arrow_schema::{ArrowError, DataType, Schema};
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
 const MAGIC: &[u8; 6] = b"ARROW1";
@@ -34,10 +34,14 @@ pub fn index(path: &Path, field: &str) -> Result<Index, String> {
     let file = File::open(path).map_err(says)?;
     let size = file.metadata().map_err(says)?.len();
     let mut index = Index { before: Vec::new(), batches: Vec::new() };
+    let mut schema = None;
     let mut at = if starts_with_magic(&file) { 8 } else { 0 };
     while let Some((length, head)) = header(&file, at, size)? {
-        let message = root_as_message(&head).map_err(|e| format!("not readable as Arrow at byte {at}: {e}"))?;
-        let body = u64::try_from(message.bodyLength()).ok().filter(|b| at + length <= size && *b <= size - at - length);
+        let message =
+            root_as_message(&head).map_err(|e| format!("not readable as Arrow at byte {at}: {e}"))?;
+        let body = u64::try_from(message.bodyLength())
+            .ok()
+            .filter(|b| at + length <= size && *b <= size - at - length);
         let bytes = length + body.ok_or("ends in the middle of a batch: the file is cut short")?;
         match message.header_type() {
             MessageHeader::RecordBatch => {
@@ -45,13 +49,16 @@ pub fn index(path: &Path, field: &str) -> Result<Index, String> {
                 let rows = u64::try_from(rows).map_err(|_| format!("a batch of {rows} rows at byte {at}"))?;
                 index.batches.push(Batch { at, bytes, rows });
             }
-            _ => index.before.push((at, bytes)),
+            _ => {
+                if let Some(found) = message.header_as_schema() {
+                    schema = Some(try_fb_to_schema(found).map_err(says_not)?);
+                }
+                index.before.push((at, bytes));
+            }
         }
         at += bytes;
     }
-    let decoder = decoder(&file, &index)?;
-    let schema = decoder.schema().ok_or("not an Arrow file: it has no schema")?;
-    column(&schema, field)?;
+    column(&schema.ok_or("not an Arrow file: it has no schema")?, field)?;
     Ok(index)
 }
 
@@ -60,18 +67,14 @@ pub fn read(path: &Path, field: &str, index: &Index, b: usize) -> Result<Vec<Str
     let file = File::open(path).map_err(says)?;
     let Batch { at, bytes, .. } = index.batches[b];
     let mut message = message(&file, at, bytes)?;
-    let batch = decoder(&file, index)?.decode(&mut message).map_err(|e| e.to_string())?;
-    let batch = batch.ok_or("a batch without rows")?;
-    texts(&batch, column(&batch.schema(), field)?).ok_or_else(|| no_column(field, &[]))
-}
-
-/// A decoder that has read everything but the batches.
-fn decoder(file: &File, index: &Index) -> Result<StreamDecoder, String> {
     let mut decoder = StreamDecoder::new();
     for &(at, bytes) in &index.before {
-        decoder.decode(&mut message(file, at, bytes)?).map_err(|e| format!("not readable as Arrow: {e}"))?;
+        // A schema has no body: the decoder takes it in together with what follows.
+        decoder.decode(&mut self::message(&file, at, bytes)?).map_err(says_not)?;
     }
-    Ok(decoder)
+    let batch = decoder.decode(&mut message).map_err(says_not)?;
+    let batch = batch.ok_or("a batch without rows")?;
+    texts(&batch, column(&batch.schema(), field)?).ok_or_else(|| no_column(field, &[]))
 }
 
 /// Length of what stands before a message's body, and the message's header itself; nothing at the end of the stream.
@@ -127,6 +130,10 @@ fn texts(batch: &RecordBatch, column: usize) -> Option<Vec<String>> {
         return Some(a.iter().map(owned).collect());
     }
     any.downcast_ref::<StringViewArray>().map(|a| a.iter().map(owned).collect())
+}
+
+fn says_not(e: ArrowError) -> String {
+    format!("not readable as Arrow: {e}")
 }
 
 fn says(e: io::Error) -> String {

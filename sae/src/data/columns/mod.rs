@@ -8,6 +8,7 @@ use crate::{Error, Result};
 use std::{
     collections::VecDeque,
     ops::Range,
+    panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -45,11 +46,11 @@ impl Columns {
         let bad = |what: String| Error::format(&path, what);
         let size = std::fs::metadata(&path).map_err(|e| Error::io(&path, e))?.len();
         let (format, rows) = if path.extension().is_some_and(|e| e == "parquet") {
-            let chunks = parquet::index(&path, field).map_err(bad)?;
+            let chunks = caught(|| parquet::index(&path, field)).map_err(bad)?;
             let rows = chunks.iter().map(|c| c.rows as u64).collect::<Vec<_>>();
             (Format::Parquet(chunks), rows)
         } else {
-            let index = arrow::index(&path, field).map_err(bad)?;
+            let index = caught(|| arrow::index(&path, field)).map_err(bad)?;
             let rows = index.batches.iter().map(|b| b.rows).collect();
             (Format::Arrow(index), rows)
         };
@@ -95,10 +96,10 @@ impl Columns {
         if let Some((_, texts)) = recent().iter().find(|(i, _)| *i == c) {
             return Ok(texts.clone());
         }
-        let texts = match &self.format {
+        let texts = caught(|| match &self.format {
             Format::Parquet(chunks) => parquet::read(&self.path, &self.field, &chunks[c]),
             Format::Arrow(index) => arrow::read(&self.path, &self.field, index, c),
-        };
+        });
         let texts = texts.map_err(|what| Error::format(&self.path, what))?;
         let (found, wanted) = (texts.len() as u64, self.firsts[c + 1] - self.firsts[c]);
         if found != wanted {
@@ -110,6 +111,12 @@ impl Columns {
         recent.push_front((c, texts.clone()));
         Ok(texts)
     }
+}
+
+/// The libraries trust some of the offsets in a file and panic where they lead outside it.
+fn caught<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let damaged = |_| Err("damaged: what it says of its own parts cannot be true".into());
+    panic::catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(damaged)
 }
 
 /// What to say about a file without the column asked for.
