@@ -6,11 +6,14 @@ with torch.load(weights_only=True).
 """
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
 import tempfile
 
+# PyTorch's products of bfloat16 by AMX are an illegal instruction on some virtual machines.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
 import torch
 from safetensors.torch import load_file
 from sae_lens import SAE

@@ -161,11 +161,11 @@ impl<'a> Machine<'a> {
             b']' => self.push(Node::List(Vec::new())),
             b'}' => self.push(Node::Dict(Vec::new())),
             b't' => {
-                let items = self.to_mark()?;
+                let items = self.since_mark()?;
                 self.push(Node::Tuple(items))
             }
             b'l' => {
-                let items = self.to_mark()?;
+                let items = self.since_mark()?;
                 self.push(Node::List(items))
             }
             0x85..=0x87 => {
@@ -180,7 +180,7 @@ impl<'a> Machine<'a> {
                 self.append(vec![item])
             }
             b'e' => {
-                let items = self.to_mark()?;
+                let items = self.since_mark()?;
                 self.append(items)
             }
             b's' => {
@@ -188,7 +188,7 @@ impl<'a> Machine<'a> {
                 self.set(vec![key, value])
             }
             b'u' => {
-                let items = self.to_mark()?;
+                let items = self.since_mark()?;
                 self.set(items)
             }
             b'Q' => {
@@ -317,7 +317,7 @@ impl<'a> Machine<'a> {
     fn set(&mut self, items: Vec<Id>) -> Step<()> {
         let top = *self.stack.last().ok_or("an empty stack")?;
         match &mut self.nodes[top] {
-            Node::Dict(dict) if items.len() % 2 == 0 => {
+            Node::Dict(dict) if items.len().is_multiple_of(2) => {
                 dict.extend(items.chunks_exact(2).map(|p| (p[0], p[1])))
             }
             _ => return Err("an entry for something that is no dictionary".into()),
@@ -410,7 +410,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn to_mark(&mut self) -> Step<Vec<Id>> {
+    fn since_mark(&mut self) -> Step<Vec<Id>> {
         let floor = self.marks.pop().ok_or("no mark")?;
         if floor > self.stack.len() {
             return Err("an empty stack".into());

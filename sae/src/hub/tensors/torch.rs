@@ -167,7 +167,7 @@ impl Torch {
     pub fn bytes(&self, name: &str) -> Result<(Kind, Vec<usize>, Vec<u8>)> {
         let place = self.tensors.get(name).ok_or_else(|| self.error(name, "missing"))?;
         let size = place.kind.size();
-        let wanted = place.stored.checked_mul(size).unwrap_or(usize::MAX);
+        let wanted = place.stored.saturating_mul(size);
         let member = format!("{}data/{}", self.prefix, place.member);
         let raw = read_member(&mut self.archive.borrow_mut(), &member, wanted as u64)
             .map_err(|e| self.error(name, format!("{member}: {e}")))?;
