@@ -3,6 +3,7 @@
 
 use super::Selection;
 use crate::{Error, Result, files};
+use serde::Serialize;
 use serde_json::json;
 use std::{io, path::Path};
 
@@ -12,24 +13,28 @@ use std::{io, path::Path};
 /// What the store refuses, or a disk that does not take the file.
 pub fn json(from: &Selection<'_>, path: &Path, mut progress: impl FnMut(usize)) -> Result<()> {
     write_lines(path, |line| {
-        line(&json!({ "dictionary": from.dictionary, "analysis": from.analysis }))?;
+        line(text(path, &json!({ "dictionary": from.dictionary, "analysis": from.analysis }))?)?;
         from.each(|n, feature| {
-            let value = serde_json::to_value(&feature).map_err(|e| Error::format(path, e.to_string()))?;
-            line(&value)?;
+            line(text(path, &feature)?)?;
             progress(n + 1);
             Ok(())
         })
     })
 }
 
+/// Straight to text: a detour over a JSON value would print f32 with the digits of f64.
+fn text(path: &Path, value: &impl Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| Error::format(path, e.to_string()))
+}
+
 /// Writes a file of JSON lines atomically, keeping errors that are not the disk's.
 fn write_lines(
     path: &Path,
-    fill: impl FnOnce(&mut dyn FnMut(&serde_json::Value) -> Result<()>) -> Result<()>,
+    fill: impl FnOnce(&mut dyn FnMut(String) -> Result<()>) -> Result<()>,
 ) -> Result<()> {
     let mut failed = None;
     let done = files::write_atomic(path, |w| {
-        let mut line = |value: &serde_json::Value| writeln!(w, "{value}").map_err(|e| Error::io(path, e));
+        let mut line = |text: String| writeln!(w, "{text}").map_err(|e| Error::io(path, e));
         fill(&mut line).map_err(|e| {
             failed = Some(e);
             io::Error::other("the lines could not be had")

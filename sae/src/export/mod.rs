@@ -117,7 +117,7 @@ impl<'a> Selection<'a> {
             take(n, feature)?;
         }
         let now = self.store.analyses(key)?;
-        if now.iter().any(|a| *a == self.analysis) {
+        if now.contains(&self.analysis) {
             return Ok(());
         }
         let what = format!(
