@@ -137,16 +137,16 @@ fn crosscoder() -> Row {
     }
 }
 
-/// The example's ranks with one transform in twenty active. Its products are those of all transforms, so that the ratio is what
-/// skipping inactive ones leaves of them.
+/// Many transforms of small ranks, one in 124 active. Its products are those of all transforms, so that the ratio is what skipping
+/// inactive ones leaves of them.
 fn molt() -> Row {
-    let (d, rows, wide) = (768, 4096, 5120);
+    let (d, rows, wide) = (768, 4096, 1024);
     Row {
         name: "molt",
         sae: json!({
             "sae_type": "molt", "hook_point_in": "in", "hook_point_out": "out", "d_model": d,
-            "expansion_factor": 0.4036458, "act_fn": "topk", "top_k": 16, "norm_activation": "inference",
-            "rank_counts": {"512": 10, "256": 20, "128": 40, "64": 80, "32": 160},
+            "expansion_factor": 2.5833333, "act_fn": "topk", "top_k": 16, "norm_activation": "inference",
+            "rank_counts": {"16": 64, "8": 128, "4": 256, "2": 512, "1": 1024},
         }),
         hook_points: names(&["in", "out"]),
         trainer: json!({}),
