@@ -62,7 +62,8 @@ fn devices_lists_the_cpu() {
     let dir = tempfile::tempdir().unwrap();
     let out = run(dir.path(), &["devices"]);
     assert!(out.status.success());
-    assert!(text(&out.stdout).starts_with("cpu:0"), "{}", text(&out.stdout));
+    // A build with CUDA says in the first line why there is no card.
+    assert!(text(&out.stdout).lines().any(|line| line.starts_with("cpu:0")), "{}", text(&out.stdout));
 }
 
 #[test]
