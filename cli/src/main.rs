@@ -16,6 +16,7 @@ use lm_saes_runtime::Registry;
 use std::{path::Path, process::ExitCode};
 
 fn main() -> ExitCode {
+    quiet_when_nobody_reads();
     match run(&args::Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
@@ -23,6 +24,19 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// `lm-saes show … | head` ends here instead of with a panic's report: who closes the pipe has read enough.
+fn quiet_when_nobody_reads() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let closed = |m: &String| m.starts_with("failed printing to stdout") && m.contains("Broken pipe");
+        if info.payload().downcast_ref::<String>().is_some_and(closed) {
+            // What a shell shows of a program that SIGPIPE ended.
+            std::process::exit(141);
+        }
+        report(info);
+    }));
 }
 
 fn run(cli: &args::Cli) -> Result<()> {

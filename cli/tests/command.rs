@@ -67,6 +67,19 @@ fn devices_lists_the_cpu() {
 }
 
 #[test]
+fn a_reader_that_has_read_enough_is_no_error_worth_a_report() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_lm-saes"))
+        .arg("devices")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let out = child.wait_with_output().unwrap();
+    assert_eq!((out.status.code(), text(&out.stderr)), (Some(141), String::new()));
+}
+
+#[test]
 fn a_plan_needs_no_data() {
     let (dir, _) = project();
     fs::remove_file(dir.path().join("text.jsonl")).unwrap();
