@@ -2,9 +2,8 @@
 
 use super::json;
 use crate::serve::{
-    app::{App, draw},
-    failure::Failure,
-    pages::{AnalysisAsk, BookmarksAsk, FilterAsk, RunAsk, SearchAsk, filter, find_feature, hits},
+    app::App,
+    pages::{AnalysisAsk, BookmarksAsk, FilterAsk, RunAsk, SearchAsk, any, find_feature, hits},
     runs as run_files,
 };
 use axum::{
@@ -98,10 +97,7 @@ pub async fn random(
 ) -> Response {
     let found = app.work(move |app| {
         let place = app.place(&key, which.analysis.as_deref())?;
-        let analysis = place.analysis()?;
-        let filter = filter(&ask, analysis)?;
-        let index = app.store.random_feature(place.key(), &analysis.name, &filter, draw())?;
-        index.ok_or_else(|| Failure::missing("no feature passes this filter; widen it"))
+        any(app, &place, &ask)
     });
     json(found.await.map(|index| object!({ "feature": index })))
 }

@@ -96,7 +96,7 @@ fn parse<T: std::str::FromStr>(name: &str, text: &str) -> Result<Option<T>, Fail
 }
 
 /// What is asked for, in tokens of this analysis.
-pub fn filter(ask: &FilterAsk, analysis: &AnalysisRecord) -> Result<FeatureFilter, Failure> {
+fn filter(ask: &FilterAsk, analysis: &AnalysisRecord) -> Result<FeatureFilter, Failure> {
     let tokens = |name, text: &str| -> Result<Option<f64>, Failure> {
         Ok(parse::<f64>(name, text)?.map(|p| p / 100.0 * analysis.n_analyzed_tokens as f64))
     };
@@ -143,6 +143,14 @@ pub async fn dictionary(
     html(found.await)
 }
 
+/// A feature that passes the filter, drawn evenly.
+pub fn any(app: &App, place: &Place, ask: &FilterAsk) -> Result<u32, Failure> {
+    let analysis = place.analysis()?;
+    let filter = filter(ask, analysis)?;
+    let index = app.store.random_feature(place.key(), &analysis.name, &filter, draw())?;
+    index.ok_or_else(|| Failure::missing("no feature passes this filter; widen it"))
+}
+
 /// `/d/KEY/random`
 pub async fn random(
     State(app): State<Arc<App>>,
@@ -152,11 +160,7 @@ pub async fn random(
 ) -> Response {
     let found = app.work(move |app| {
         let place = app.place(&key, which.analysis.as_deref())?;
-        let analysis = place.analysis()?;
-        let filter = filter(&ask, analysis)?;
-        let index = app.store.random_feature(place.key(), &analysis.name, &filter, draw())?;
-        let index = index.ok_or_else(|| Failure::missing("no feature passes this filter; widen it"))?;
-        Ok(place.feature(index))
+        Ok(place.feature(any(app, &place, &ask)?))
     });
     redirect(found.await)
 }

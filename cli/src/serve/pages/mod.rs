@@ -10,7 +10,7 @@ mod marks;
 mod run;
 mod search;
 
-pub use dictionary::{FilterAsk, filter};
+pub use dictionary::{FilterAsk, any};
 pub use feature::find as find_feature;
 pub use marks::BookmarksAsk;
 pub use run::RunAsk;
