@@ -4,6 +4,8 @@ pub mod conformance;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+#[cfg(not(feature = "cuda"))]
+mod left_out;
 pub mod reference;
 pub mod shadow;
 pub mod traced;
@@ -16,6 +18,8 @@ pub fn registry() -> Registry {
     let mut r = Registry::default();
     #[cfg(feature = "cuda")]
     r.register(Box::new(cuda::Cuda));
+    #[cfg(not(feature = "cuda"))]
+    r.register(Box::new(left_out::LeftOut { name: "cuda", feature: "cuda" }));
     r.register(Box::new(cpu::Cpu));
     r.register(Box::new(reference::Reference));
     r

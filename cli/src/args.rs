@@ -286,7 +286,7 @@ pub struct Autointerp {
 /// statistics and decoder rows. neuronpedia: the folder its importer reads.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  lm-saes export html quickstart --store results/quickstart/lm-saes.db --to pages\n  lm-saes export json quickstart --features 0-99,512 --to features.jsonl\n  lm-saes export safetensors quickstart --to statistics.safetensors\n  lm-saes export neuronpedia quickstart --model gpt2-small --set res-2k --to neuronpedia"
+    after_help = "Examples:\n  lm-saes export html quickstart --store results/quickstart/lm-saes.db --out pages\n  lm-saes export json quickstart --features 0-99,512 --out features.jsonl\n  lm-saes export safetensors quickstart --out statistics.safetensors\n  lm-saes export neuronpedia quickstart --model gpt2-small --set res-2k --out neuronpedia"
 )]
 pub struct Export {
     /// What to write
@@ -295,7 +295,7 @@ pub struct Export {
     pub name: String,
     /// Where to: a folder for html and neuronpedia, a file otherwise
     #[arg(long, value_name = "PATH")]
-    pub to: PathBuf,
+    pub out: PathBuf,
     #[command(flatten)]
     pub store: StoreArgs,
     /// Name of the analysis

@@ -184,7 +184,7 @@ fn every_kind_is_trained_analysed_shown_and_exported() {
             assert_eq!(a["neighbours"].as_array().unwrap().len(), 10, "{shown}");
             assert_eq!(a["logits"].is_null(), name == "molt", "{shown}");
             let folder = format!("np/{shown}");
-            let args = ["export", "neuronpedia", shown, "--store", "all.db", "--alive", "--to", &folder];
+            let args = ["export", "neuronpedia", shown, "--store", "all.db", "--alive", "--out", &folder];
             run(dir, &args);
         }
     }
@@ -201,18 +201,18 @@ fn exports_are_right(dir: &Path) {
     tensors(dir, feature);
     neuronpedia(dir, feature);
     pages(dir, feature);
-    let e = failure(dir, &["export", "json", "plain", "--store", "all.db", "--features", "9-3", "--to", "x"]);
+    let e = failure(dir, &["export", "json", "plain", "--store", "all.db", "--features", "9-3", "--out", "x"]);
     assert!(e.contains("9-3") && e.contains("0-99,512"), "{e}");
     let e =
-        failure(dir, &["export", "json", "plain", "--store", "all.db", "--features", "4000", "--to", "x"]);
+        failure(dir, &["export", "json", "plain", "--store", "all.db", "--features", "4000", "--out", "x"]);
     assert!(e.contains("none of the chosen features"), "{e}");
-    let e = failure(dir, &["export", "json", "plain", "--store", "all.db", "-a", "other", "--to", "x"]);
+    let e = failure(dir, &["export", "json", "plain", "--store", "all.db", "-a", "other", "--out", "x"]);
     assert!(e.contains("it has: default"), "{e}");
     assert!(!dir.join("x").exists());
 }
 
 fn lines(dir: &Path, feature: impl Fn(&str, u64) -> Value) {
-    run(dir, &["export", "json", "plain", "--store", "all.db", "--features", "3,7-9", "--to", "plain.jsonl"]);
+    run(dir, &["export", "json", "plain", "--store", "all.db", "--features", "3,7-9", "--out", "plain.jsonl"]);
     let text = fs::read_to_string(dir.join("plain.jsonl")).unwrap();
     let all: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert_eq!(all[0]["dictionary"]["key"]["name"], "plain");
@@ -226,7 +226,7 @@ fn lines(dir: &Path, feature: impl Fn(&str, u64) -> Value) {
 fn tensors(dir: &Path, feature: impl Fn(&str, u64) -> Value) {
     for name in ["plain", "cross", "molt"] {
         let file = format!("{name}.safetensors");
-        run(dir, &["export", "safetensors", name, "--store", "all.db", "--features", "5-", "--to", &file]);
+        run(dir, &["export", "safetensors", name, "--store", "all.db", "--features", "5-", "--out", &file]);
         let file = lm_saes::tensorfile::TensorFile::open(dir.join(file)).unwrap();
         let n = D as usize - 5;
         let (shape, index) = file.i64("index").unwrap();
@@ -323,13 +323,13 @@ fn neuronpedia(dir: &Path, feature: impl Fn(&str, u64) -> Value) {
         assert_eq!(text.lines().count(), 1);
         let _: Value = serde_json::from_str(&text).unwrap();
     }
-    let args = ["export", "neuronpedia", "plain", "--store", "all.db", "--set", "../x", "--to", "np/bad"];
+    let args = ["export", "neuronpedia", "plain", "--store", "all.db", "--set", "../x", "--out", "np/bad"];
     assert!(failure(dir, &args).contains("source set id"));
     assert!(!dir.join("np/bad").exists());
 }
 
 fn pages(dir: &Path, feature: impl Fn(&str, u64) -> Value) {
-    run(dir, &["export", "html", "plain", "--store", "all.db", "--to", "pages"]);
+    run(dir, &["export", "html", "plain", "--store", "all.db", "--out", "pages"]);
     let count = || fs::read_dir(dir.join("pages/features")).unwrap().count() as u64;
     assert_eq!(count(), D);
     let page = fs::read_to_string(dir.join("pages/features/9.html")).unwrap();
@@ -349,8 +349,8 @@ fn pages(dir: &Path, feature: impl Fn(&str, u64) -> Value) {
         assert!(!text.contains("http:") && !text.contains("https:"), "{name} asks somebody else");
     }
     // A smaller export leaves no pages of the larger one.
-    run(dir, &["export", "html", "plain", "--store", "all.db", "--features", "0-3", "--to", "pages"]);
+    run(dir, &["export", "html", "plain", "--store", "all.db", "--features", "0-3", "--out", "pages"]);
     assert_eq!(count(), 4);
-    let e = failure(dir, &["export", "html", "plain", "--store", "all.db", "--to", "plain"]);
+    let e = failure(dir, &["export", "html", "plain", "--store", "all.db", "--out", "plain"]);
     assert!(e.contains("holds something else"), "{e}");
 }

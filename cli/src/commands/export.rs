@@ -31,13 +31,13 @@ pub fn run(args: &Export) -> Result<()> {
         let _ = console.advanced(&Advance { what: "features", done, total, per_second, remaining });
     };
     let written = match args.format {
-        ExportFormat::Html => html::export(&from, &args.to, progress)?,
-        ExportFormat::Json => export::json(&from, &args.to, progress).map(|()| args.to.clone())?,
+        ExportFormat::Html => html::export(&from, &args.out, progress)?,
+        ExportFormat::Json => export::json(&from, &args.out, progress).map(|()| args.out.clone())?,
         ExportFormat::Safetensors => {
             let decoder = decoder(&from);
-            export::tensors(&from, decoder, &args.to, progress).map(|()| args.to.clone())?
+            export::tensors(&from, decoder, &args.out, progress).map(|()| args.out.clone())?
         }
-        ExportFormat::Neuronpedia => export::neuronpedia(&from, &names(args, &from), &args.to, progress)?,
+        ExportFormat::Neuronpedia => export::neuronpedia(&from, &names(args, &from), &args.out, progress)?,
     };
     drop(console);
     if args.store.json {

@@ -12,6 +12,7 @@ use lm_saes::store::{
 use serde_json::{Map, Value};
 use std::{
     io::IsTerminal,
+    path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -183,8 +184,20 @@ fn shade(text: &str, share: f32, peak: bool, colour: bool) -> String {
     }
 }
 
+/// The records of a run: in the folder, or in the only one of its folders that has some (what `quickstart` leaves).
+fn metrics_of(folder: &Path) -> PathBuf {
+    let own = folder.join("metrics.jsonl");
+    let below = |folder: &Path| -> Option<PathBuf> {
+        let children = std::fs::read_dir(folder).ok()?;
+        let mut found = children.filter_map(|c| Some(c.ok()?.path().join("metrics.jsonl"))).filter(|p| p.exists());
+        let first = found.next()?;
+        found.next().is_none().then_some(first)
+    };
+    if own.exists() { own } else { below(folder).unwrap_or(own) }
+}
+
 fn show_run(args: &ShowRun) -> Result<()> {
-    let path = args.path.join("metrics.jsonl");
+    let path = metrics_of(&args.path);
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut records: Vec<Map<String, Value>> = Vec::new();
     for line in text.lines() {
@@ -245,5 +258,21 @@ mod tests {
         let sample = Sample { acts: vec![(2, 2.5), (7, 0.25)], ..Sample::default() };
         let line = stretch(&sample, &context, 2.5, 20, false);
         assert_eq!(line, "     2.50  openwebtext:0:42  2: 2.50  7: 0.25");
+    }
+
+    #[test]
+    fn a_run_is_found_in_its_folder_or_in_the_only_one_below_that_has_records() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let run = |name: &str| {
+            let path = folder.path().join(name);
+            std::fs::create_dir(&path).expect("a folder");
+            std::fs::write(path.join("metrics.jsonl"), "{}\n").expect("a file");
+            path.join("metrics.jsonl")
+        };
+        assert_eq!(metrics_of(folder.path()), folder.path().join("metrics.jsonl"));
+        let first = run("a");
+        assert_eq!(metrics_of(folder.path()), first);
+        run("b");
+        assert_eq!(metrics_of(folder.path()), folder.path().join("metrics.jsonl"), "two runs are a choice");
     }
 }
