@@ -201,7 +201,8 @@ fn exports_are_right(dir: &Path) {
     tensors(dir, feature);
     neuronpedia(dir, feature);
     pages(dir, feature);
-    let e = failure(dir, &["export", "json", "plain", "--store", "all.db", "--features", "9-3", "--out", "x"]);
+    let e =
+        failure(dir, &["export", "json", "plain", "--store", "all.db", "--features", "9-3", "--out", "x"]);
     assert!(e.contains("9-3") && e.contains("0-99,512"), "{e}");
     let e =
         failure(dir, &["export", "json", "plain", "--store", "all.db", "--features", "4000", "--out", "x"]);
@@ -212,7 +213,10 @@ fn exports_are_right(dir: &Path) {
 }
 
 fn lines(dir: &Path, feature: impl Fn(&str, u64) -> Value) {
-    run(dir, &["export", "json", "plain", "--store", "all.db", "--features", "3,7-9", "--out", "plain.jsonl"]);
+    run(
+        dir,
+        &["export", "json", "plain", "--store", "all.db", "--features", "3,7-9", "--out", "plain.jsonl"],
+    );
     let text = fs::read_to_string(dir.join("plain.jsonl")).unwrap();
     let all: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert_eq!(all[0]["dictionary"]["key"]["name"], "plain");

@@ -189,7 +189,8 @@ fn metrics_of(folder: &Path) -> PathBuf {
     let own = folder.join("metrics.jsonl");
     let below = |folder: &Path| -> Option<PathBuf> {
         let children = std::fs::read_dir(folder).ok()?;
-        let mut found = children.filter_map(|c| Some(c.ok()?.path().join("metrics.jsonl"))).filter(|p| p.exists());
+        let mut found =
+            children.filter_map(|c| Some(c.ok()?.path().join("metrics.jsonl"))).filter(|p| p.exists());
         let first = found.next()?;
         found.next().is_none().then_some(first)
     };
