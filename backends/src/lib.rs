@@ -1,5 +1,6 @@
 //! Device back ends behind the runtime's traits, and the conformance table that accepts them.
 
+pub mod comm;
 pub mod conformance;
 pub mod cpu;
 #[cfg(feature = "cuda")]

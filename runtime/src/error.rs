@@ -94,6 +94,16 @@ pub enum Error {
         /// Text of the first failure.
         first: String,
     },
+    /// A rank of the job did not do its part.
+    #[error("rank {rank}: {op}: {what}")]
+    Comm {
+        /// The rank that noticed, of all ranks of the job.
+        rank: usize,
+        /// The collective.
+        op: &'static str,
+        /// Which rank is missing or differs, and how.
+        what: String,
+    },
     /// No device answers to this name.
     #[error("no device named {name:?}; available: {available}")]
     NoDevice {

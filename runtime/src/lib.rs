@@ -6,9 +6,11 @@
 
 pub mod abi;
 mod arena;
+mod comm;
 mod device;
 mod dtype;
 mod error;
+mod group;
 pub mod op;
 mod operands;
 mod queue;
@@ -16,9 +18,11 @@ mod registry;
 mod tensor;
 
 pub use arena::{Arena, Planned};
+pub use comm::{Collective, Comm, Reduction};
 pub use device::{Addr, Backend, Device, DeviceInfo, Graph, Stream, Unsupported};
 pub use dtype::{DType, Element};
 pub use error::{Error, Result};
+pub use group::{Group, Traffic};
 pub use op::{Act, MapKind, Op, PenaltyKind, RandomKind, ReduceKind};
 pub use operands::{Access, Operand};
 pub use queue::{

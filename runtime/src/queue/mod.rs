@@ -13,7 +13,7 @@ pub use select::{CompactArgs, Rank, Select};
 pub use train::{AdamArgs, PenaltyArgs, ThresholdPenaltyArgs};
 
 use crate::{
-    DType, Device, Element, Error, Op, Result, Stream, Tensor, View, ViewMut,
+    Collective, Comm, DType, Device, Element, Error, Op, Result, Stream, Tensor, View, ViewMut,
     device::refused,
     op::Mat,
     tensor::{DeviceId, Pool, Raw, device_id},
@@ -142,6 +142,24 @@ impl Queue {
         let done = unsafe { self.stream.launch(&op) };
         self.launches += 1;
         self.remember(done)
+    }
+
+    /// States a collective whose operands came from [`Queue::whole`].
+    pub(crate) fn collective(&mut self, comm: &mut dyn Comm, c: &Collective) -> Result<()> {
+        self.alive()?;
+        // SAFETY: the operands are live contiguous views of this device, of the sizes the collective's contract asks for; `Group`
+        // checked that.
+        let done = unsafe { comm.collective(&mut *self.stream, c) };
+        self.remember(done)
+    }
+
+    /// Checks device and that the view is one piece.
+    pub(crate) fn whole(&self, op: &'static str, operand: &'static str, raw: Raw) -> Result<Mat> {
+        let mat = self.located(op, raw)?;
+        check(mat.ld == mat.cols || mat.rows <= 1, op, || {
+            format!("{operand} is not contiguous (ld {})", mat.ld)
+        })?;
+        Ok(mat)
     }
 
     fn alive(&self) -> Result<()> {
