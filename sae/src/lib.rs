@@ -15,6 +15,7 @@ pub mod files;
 pub mod http;
 pub mod hub;
 pub mod lm;
+pub mod parallel;
 pub mod runners;
 pub mod settings;
 pub mod store;

@@ -4,6 +4,7 @@
 use super::{RunningThresholds, settings::DictionarySettings};
 use crate::{
     Error, Result,
+    parallel::Mesh,
     settings::{ActFn, NormActivation},
 };
 use lm_saes_runtime::View;
@@ -17,13 +18,15 @@ pub struct Base {
     pub norms: BTreeMap<String, f32>,
     /// What selections over the batch let through in training.
     pub running: RunningThresholds,
+    /// The ranks this one works with; alone until told otherwise, before anything is planned.
+    pub mesh: Mesh,
 }
 
 impl Base {
     /// No norms are known yet. `layers` select on their own.
     pub(super) fn new(settings: &DictionarySettings, layers: usize) -> Self {
         let running = RunningThresholds::of(settings, layers);
-        Self { settings: settings.clone(), norms: BTreeMap::new(), running }
+        Self { settings: settings.clone(), norms: BTreeMap::new(), running, mesh: Mesh::solo() }
     }
 
     /// What a plan is made for: the settings, but at inference with running thresholds those of a JumpReLU.
