@@ -18,12 +18,23 @@ use lm_saes::{
     training::{LossSettings, evaluate::plan_inference, metrics::MetricWindow},
 };
 use lm_saes_runtime::{Arena, DType, Queue};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A queue on the device named by `LM_SAES_DEVICE`, by default the fast CPU.
 pub fn queue() -> Queue {
     let name = std::env::var("LM_SAES_DEVICE").unwrap_or_else(|_| "cpu".into());
     let device = lm_saes_backends::registry().open(&name).unwrap_or_else(|e| panic!("{e}"));
     Queue::new(&device).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// A fresh database on the server that `LM_SAES_MONGO_URI` names, if it names one.
+pub fn mongo_database() -> Option<String> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let uri = std::env::var("LM_SAES_MONGO_URI").ok().filter(|u| !u.is_empty())?;
+    let (server, options) = uri.split_once('?').map_or((uri.as_str(), ""), |(s, o)| (s, o));
+    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    let database = format!("lm_saes_test_{}_{n}", std::process::id());
+    Some(format!("{}/{database}?{options}", server.trim_end_matches('/')))
 }
 
 /// Codes of every head as a dense row-major `[rows, heads, n]` on the host.

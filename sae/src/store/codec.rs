@@ -38,8 +38,11 @@ impl Out {
         self.int(items.len() as u64);
         items.iter().for_each(|item| put(self, item));
     }
-    pub fn into_bytes(self) -> Vec<u8> {
-        self.0
+    /// Hands what was written so far over to `w`.
+    pub fn flush(&mut self, w: &mut dyn std::io::Write) -> std::io::Result<()> {
+        w.write_all(&self.0)?;
+        self.0.clear();
+        Ok(())
     }
     fn floats(&mut self, items: &[f32]) {
         self.list(items, |o, v| o.float(*v));

@@ -14,6 +14,8 @@
 //! feature                             one page: statistics, samples, the tokens of their contexts, explanation, bookmark
 //! search                              full text over explanations and tokens
 //! set_interpretation, set_metric, set_bookmark, put_list
+//! set_logits                          output tokens of a finished analysis
+//! rename_dictionary, remove_…         administration
 //! ```
 //!
 //! An analysis becomes visible in one instant, at [`AnalysisWriter::commit`]: until then readers see the previous one under that
@@ -37,15 +39,16 @@ use std::{collections::BTreeMap, path::Path};
 /// A database of dictionaries and what is known about their features. `series` of a key and `analysis` are names as given on
 /// writing; asking for what is not there gives `None` or an empty list, changing it is an error that names it.
 pub trait Store: Send + Sync {
-    /// Registers a dictionary, or replaces what was registered under its name and series. Its analyses stay.
+    /// Registers a dictionary, or replaces what was registered under its name and series. Its analyses stay. A name is needed.
     fn put_dictionary(&self, dictionary: &DictionaryRecord) -> Result<()>;
     /// All dictionaries of a series, or of all, by name.
     fn dictionaries(&self, series: Option<&str>) -> Result<Vec<DictionaryRecord>>;
     /// One dictionary.
     fn dictionary(&self, key: &DictionaryKey) -> Result<Option<DictionaryRecord>>;
-    /// Renames a dictionary within its series, everywhere.
+    /// Renames a dictionary within its series, everywhere; refused where another has that name. All of it or nothing, as far as the
+    /// server has transactions; otherwise asking again finishes what was cut off.
     fn rename_dictionary(&self, key: &DictionaryKey, name: &str) -> Result<()>;
-    /// Removes a dictionary with everything known about it.
+    /// Removes a dictionary with everything known about it, likewise.
     fn remove_dictionary(&self, key: &DictionaryKey) -> Result<()>;
 
     /// Starts an analysis of a registered dictionary. `analysis` is final except for what [`AnalysisWriter::commit`] changes.
@@ -54,6 +57,10 @@ pub trait Store: Send + Sync {
     fn analyses(&self, key: &DictionaryKey) -> Result<Vec<AnalysisRecord>>;
     /// Removes one.
     fn remove_analysis(&self, key: &DictionaryKey, name: &str) -> Result<()>;
+
+    /// Puts output tokens to features of a finished analysis, in place of those it has. Features of which the analysis says nothing
+    /// are left out. The embedded store does all in one instant, MongoDB feature by feature.
+    fn set_logits(&self, key: &DictionaryKey, analysis: &str, logits: &[(u32, Logits)]) -> Result<()>;
 
     /// Density and maximum of every feature.
     fn overview(&self, key: &DictionaryKey, analysis: &str) -> Result<Option<Overview>>;
@@ -140,4 +147,15 @@ fn open_mongo(_: &str) -> Result<Box<dyn Store>> {
 /// A dictionary that has to be there.
 fn unknown(key: &DictionaryKey) -> Error {
     Error::Data { what: format!("no dictionary {key} in this store; `lm-saes list` shows those there are") }
+}
+
+fn no_analysis(key: &DictionaryKey, name: &str) -> Error {
+    Error::Data { what: format!("dictionary {key} has no analysis {name:?}") }
+}
+
+fn check_name(name: &str) -> Result<()> {
+    match name.trim().is_empty() {
+        true => Err(Error::Data { what: "a dictionary needs a name".into() }),
+        false => Ok(()),
+    }
 }

@@ -29,13 +29,7 @@ fn sqlite() -> Place {
 
 #[cfg(feature = "mongodb")]
 fn mongo() -> Option<Place> {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let uri = std::env::var("LM_SAES_MONGO_URI").ok().filter(|u| !u.is_empty())?;
-    let (server, options) = uri.split_once('?').map_or((uri.as_str(), ""), |(s, o)| (s, o));
-    let n = NEXT.fetch_add(1, Ordering::Relaxed);
-    let database = format!("lm_saes_test_{}_{n}", std::process::id());
-    Some(Place { address: format!("{}/{database}?{options}", server.trim_end_matches('/')), _dir: None })
+    lm_saes_tests::mongo_database().map(|address| Place { address, _dir: None })
 }
 
 macro_rules! on_every_store {
@@ -66,6 +60,8 @@ on_every_store! {
     readers_see_one_analysis_or_the_other_while_it_is_replaced,
     text_is_found_in_explanations_and_tokens,
     bookmarks_and_lists_are_kept,
+    a_renamed_dictionary_takes_everything_along_and_a_removed_one_leaves_nothing,
+    output_tokens_are_put_to_a_finished_analysis,
     what_does_not_exist_is_none_or_an_error_that_names_it,
 }
 

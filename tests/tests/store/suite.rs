@@ -125,6 +125,11 @@ pub fn a_dictionary_is_registered_replaced_renamed_and_removed(place: &Place) {
 
     let e = store.rename_dictionary(&moved.key, "b").unwrap_err().to_string();
     assert!(e.contains("\"b\""), "{e}");
+    store.rename_dictionary(&moved.key, "a").unwrap();
+    let e = store.rename_dictionary(&moved.key, " ").unwrap_err().to_string();
+    assert!(e.contains("needs a name"), "{e}");
+    assert!(store.put_dictionary(&dictionary("", "default")).is_err());
+    assert_eq!(names(Some("default")), ["a", "b"], "what was refused changed nothing");
     store.rename_dictionary(&moved.key, "c").unwrap();
     assert_eq!(names(Some("default")), ["b", "c"]);
     store.remove_dictionary(&DictionaryKey::new("c", "default")).unwrap();
@@ -387,6 +392,64 @@ pub fn bookmarks_and_lists_are_kept(place: &Place) {
     assert_eq!(store.bookmarks(None, 0, 9).unwrap().1, 0);
     store.remove_list("houses").unwrap();
     assert!(store.lists().unwrap().is_empty());
+}
+
+pub fn a_renamed_dictionary_takes_everything_along_and_a_removed_one_leaves_nothing(place: &Place) {
+    let store = prepared(place);
+    let explanation = Interpretation { text: "fires on houses".into(), ..Interpretation::default() };
+    store.set_interpretation(&at(3), Some(&explanation)).unwrap();
+    let new = DictionaryKey::new("renamed", "default");
+    store.rename_dictionary(&key(), "renamed").unwrap();
+    assert_eq!(store.dictionary(&key()).unwrap(), None);
+    assert!(store.analyses(&key()).unwrap().is_empty());
+    let page = store.feature(&new, "default", 3).unwrap().unwrap();
+    assert_eq!((page.analysis, page.interpretation), (feature(3, 1), Some(explanation)));
+    for text in ["houses", "word7"] {
+        for hit in store.search(None, "default", text, 50).unwrap() {
+            assert_eq!(hit.feature.dictionary, new, "{text} is found under the new name");
+        }
+    }
+    // A further analysis under the new name replaces the one that came along.
+    let mut w = store.begin_analysis(&new, "default").unwrap();
+    w.contexts(&contexts(5)).unwrap();
+    w.features(&[feature(0, 5)]).unwrap();
+    w.commit(&record(5)).unwrap();
+    assert_eq!(store.analyses(&new).unwrap(), [record(5)]);
+    assert_eq!(store.feature(&new, "default", 0).unwrap().unwrap().analysis, feature(0, 5));
+
+    store.remove_dictionary(&new).unwrap();
+    assert!(store.search(None, "default", "houses", 50).unwrap().is_empty());
+    store.put_dictionary(&dictionary("renamed", "default")).unwrap();
+    assert!(store.analyses(&new).unwrap().is_empty(), "nothing is inherited from a removed one");
+    assert!(store.interpretations(&new).unwrap().is_empty());
+    assert_eq!(store.bookmarks(Some(&new), 0, 9).unwrap().1, 0);
+}
+
+pub fn output_tokens_are_put_to_a_finished_analysis(place: &Place) {
+    let store = prepared(place);
+    let side = |token: &str, logit: f32| vec![TokenLogit { token: token.into(), logit }];
+    let given = |i: u32| Logits {
+        top_positive: side(&format!(" canal{i}"), 3.0 + i as f32),
+        top_negative: side(" desert", -1.5),
+    };
+    let all: Vec<(u32, Logits)> = [0, 1, 2].map(|i| (i, given(i))).into();
+    store.set_logits(&key(), "default", &all).unwrap();
+    for i in 0..5 {
+        let mut want = feature(i, 1);
+        if i < 3 {
+            want.logits = Some(given(i));
+        }
+        assert_eq!(store.feature(&key(), "default", i).unwrap().unwrap().analysis, want, "feature {i}");
+    }
+    let found = |text: &str| -> Vec<u32> {
+        let hits = store.search(Some(&key()), "default", text, 50).unwrap();
+        hits.into_iter().map(|h| h.feature.feature).collect()
+    };
+    assert_eq!(found("canal1"), [1], "search knows the new tokens");
+    assert!(!found("roof").contains(&1) && found("roof").contains(&3), "and has forgotten the old ones");
+    let named = |e: lm_saes::Error, name: &str| assert!(e.to_string().contains(name), "{e}");
+    named(store.set_logits(&key(), "other", &all).unwrap_err(), "other");
+    named(store.set_logits(&DictionaryKey::new("no", "one"), "default", &all).unwrap_err(), "no (one)");
 }
 
 pub fn what_does_not_exist_is_none_or_an_error_that_names_it(place: &Place) {

@@ -6,8 +6,9 @@
 //!   one our readers see, in one instant; then it moves to `analyses`, where the reference system finds it.
 //! * `lm_saes_contexts`, `lm_saes_overviews`, `lm_saes_tokens`, by generation; `lm_saes_lists`.
 //!
-//! No transactions, which a single server does not have.
+//! No transactions, which a single server does not have, except where a dictionary is renamed or removed and the server has them.
 
+mod admin;
 mod json;
 mod npy;
 mod read;
@@ -15,7 +16,8 @@ mod write;
 
 use super::{
     AnalysisRecord, AnalysisWriter, Bookmark, DictionaryKey, DictionaryRecord, Feature, FeatureFilter,
-    FeatureList, FeaturePage, FeatureQuery, FeatureRef, Interpretation, Overview, SearchHit, Store, unknown,
+    FeatureList, FeaturePage, FeatureQuery, FeatureRef, Interpretation, Logits, Overview, SearchHit, Store,
+    check_name, no_analysis, unknown,
 };
 use crate::{Error, Result};
 use mongodb::{
@@ -144,6 +146,7 @@ impl MongoStore {
 
 impl Store for MongoStore {
     fn put_dictionary(&self, d: &DictionaryRecord) -> Result<()> {
+        check_name(&d.key.name)?;
         let cfg = json::to_bson(&d.cfg);
         let set = doc! { "path": &d.path, "cfg": cfg, "model_name": d.model_name.clone(), "lm_saes_d_sae": d.d_sae };
         let which = doc! { "name": &d.key.name, "series": &d.key.series };
@@ -186,48 +189,11 @@ impl Store for MongoStore {
     }
 
     fn rename_dictionary(&self, key: &DictionaryKey, name: &str) -> Result<()> {
-        self.require(key)?;
-        if self.dictionary(&DictionaryKey::new(name, &key.series))?.is_some() {
-            let what = format!("there is a dictionary {name:?} in series {:?} already", key.series);
-            return Err(Error::Data { what });
-        }
-        let set = doc! { "$set": { "sae_name": name } };
-        for collection in ["features", "analyses", "bookmarks"] {
-            self.of(collection).update_many(of(key), set.clone()).run().at(self)?;
-        }
-        let sets = doc! { "sae_series": &key.series, "sae_names": &key.name };
-        self.of("sae_sets").update_many(sets, doc! { "$set": { "sae_names.$": name } }).run().at(self)?;
-        let which = doc! { "name": &key.name, "series": &key.series };
-        self.of("saes").update_one(which, doc! { "$set": { "name": name } }).run().at(self)?;
-        for mut list in self.lists()? {
-            let members = list.features.iter_mut().filter(|f| f.dictionary == *key);
-            let mut changed = false;
-            members.for_each(|f| (f.dictionary.name, changed) = (name.into(), true));
-            if changed {
-                self.write_list(&list)?;
-            }
-        }
-        Ok(())
+        self.rename(key, name)
     }
 
     fn remove_dictionary(&self, key: &DictionaryKey) -> Result<()> {
-        self.require(key)?;
-        self.remove_arrays(key, None, None)?;
-        for d in self.find_all("analyses", of(key), doc! {})? {
-            self.remove_generation(&generation(&d))?;
-        }
-        for collection in ["features", "analyses", "bookmarks"] {
-            self.of(collection).delete_many(of(key)).run().at(self)?;
-        }
-        for mut list in self.lists()? {
-            let before = list.features.len();
-            list.features.retain(|f| f.dictionary != *key);
-            if list.features.len() < before {
-                self.write_list(&list)?;
-            }
-        }
-        let which = doc! { "name": &key.name, "series": &key.series };
-        self.of("saes").delete_one(which).run().at(self).map(drop)
+        self.remove(key)
     }
 
     fn begin_analysis<'a>(&'a self, key: &DictionaryKey, name: &str) -> Result<Box<dyn AnalysisWriter + 'a>> {
@@ -243,12 +209,16 @@ impl Store for MongoStore {
         let mut which = of(key);
         which.insert("name", name);
         let Some(found) = self.of("analyses").find_one_and_delete(which).run().at(self)? else {
-            return Err(Error::Data { what: format!("dictionary {key} has no analysis {name:?}") });
+            return Err(no_analysis(key, name));
         };
         let pull = doc! { "$pull": { "analyses": { "name": name } } };
         self.of("features").update_many(of(key), pull).run().at(self)?;
         self.remove_arrays(key, Some(name), None)?;
         self.remove_generation(&generation(&found))
+    }
+
+    fn set_logits(&self, key: &DictionaryKey, analysis: &str, logits: &[(u32, Logits)]) -> Result<()> {
+        self.write_logits(key, analysis, logits)
     }
 
     fn overview(&self, key: &DictionaryKey, analysis: &str) -> Result<Option<Overview>> {

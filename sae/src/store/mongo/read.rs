@@ -16,7 +16,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 /// How often a page is read again because the analysis was replaced meanwhile.
 const TRIES: usize = 10;
 
-fn bytes<'a>(d: &'a Document, key: &str) -> Option<&'a [u8]> {
+pub(super) fn bytes<'a>(d: &'a Document, key: &str) -> Option<&'a [u8]> {
     match d.get(key) {
         Some(Bson::Binary(b)) => Some(&b.bytes),
         _ => None,
@@ -41,7 +41,7 @@ pub(super) fn bookmark(d: &Document) -> Bookmark {
 }
 
 /// The feature's entry of this analysis and generation, whether it has moved to its place yet or not.
-fn entry<'a>(feature: &'a Document, analysis: &str, wanted: &str) -> Option<&'a Document> {
+pub(super) fn entry<'a>(feature: &'a Document, analysis: &str, wanted: &str) -> Option<&'a Document> {
     let staged = feature.get_document(STAGED).ok().and_then(|s| s.get_document("entry").ok());
     let placed = feature.get_array("analyses").ok().into_iter().flatten().filter_map(Bson::as_document);
     staged.into_iter().chain(placed).find(|e| text(e, "name") == analysis && generation(e) == wanted)
@@ -215,7 +215,7 @@ impl MongoStore {
         Ok(Some(FeaturePage { features: shown.iter().map(summary).collect::<Result<_>>()?, total }))
     }
 
-    fn damaged(&self) -> Error {
+    pub(super) fn damaged(&self) -> Error {
         Error::Data { what: format!("{}: a stored result is damaged; analyse again", self.address) }
     }
 

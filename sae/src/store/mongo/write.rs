@@ -1,15 +1,21 @@
 //! What changes the database: analyses with their arrays, and lists.
 
 use super::{
-    super::codec, At as _, CONTEXTS, LISTS, MongoStore, OVERVIEWS, STAGED, TOKENS, generation, json,
-    new_generation, npy, of,
+    At as _, CONTEXTS, LISTS, MongoStore, OVERVIEWS, STAGED, TOKENS, generation, json, new_generation, npy,
+    number, of,
+    read::{bytes, entry},
 };
 use crate::{
     Error, Result,
-    store::{AnalysisRecord, AnalysisWriter, Context, DictionaryKey, FeatureAnalysis, FeatureList, Sampling},
+    store::{
+        AnalysisRecord, AnalysisWriter, Context, DictionaryKey, FeatureAnalysis, FeatureList, Logits,
+        Sampling,
+        codec::{self, Damaged},
+        no_analysis,
+    },
 };
 use mongodb::bson::{Binary, Bson, DateTime, Document, doc, oid::ObjectId, spec::BinarySubtype};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// Largest chunk of a GridFS file, the drivers' usual one.
 const CHUNK: usize = 255 << 10;
@@ -269,6 +275,61 @@ impl MongoStore {
         } };
         let steps = vec![moved, doc! { "$unset": STAGED }];
         self.of("features").update_many(which, steps).run().at(self).map(drop)
+    }
+
+    /// Puts output tokens to features, one after the other; where the reference system looks and in our own result.
+    pub(super) fn write_logits(
+        &self,
+        key: &DictionaryKey,
+        analysis: &str,
+        logits: &[(u32, Logits)],
+    ) -> Result<()> {
+        self.require(key)?;
+        let mut which = of(key);
+        which.insert("name", analysis);
+        let found = self.of("analyses").find_one(which).run().at(self)?;
+        let generation = generation(&found.ok_or_else(|| no_analysis(key, analysis))?);
+        self.settle(key, analysis, &generation)?;
+        for part in logits.chunks(AT_ONCE) {
+            let wanted: HashMap<u32, &Logits> = part.iter().map(|(f, l)| (*f, l)).collect();
+            let mut which = of(key);
+            which.insert("index", doc! { "$in": wanted.keys().copied().collect::<Vec<u32>>() });
+            let shown = doc! { "index": 1, "analyses.name": 1, "analyses.lm_saes": 1 };
+            for d in self.of("features").find(which).projection(shown).run().at(self)? {
+                let d = d.at(self)?;
+                let index = number(d.get("index")) as u32;
+                if let Some(l) = wanted.get(&index) {
+                    self.write_logits_of(key, analysis, &generation, (index, l), &d)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write_logits_of(
+        &self,
+        key: &DictionaryKey,
+        analysis: &str,
+        generation: &str,
+        (index, logits): (u32, &Logits),
+        d: &Document,
+    ) -> Result<()> {
+        let mut which = of(key);
+        which.insert("index", index);
+        let mut set = doc! { "logits": json::to_bson(&serde_json::to_value(logits).at(self)?) };
+        let ours = entry(d, analysis, generation).and_then(|e| e.get_document("lm_saes").ok());
+        if let Some(blob) = ours.and_then(|l| bytes(l, "result")) {
+            let known = codec::read_feature(blob, FeatureAnalysis { index, ..FeatureAnalysis::default() });
+            let f =
+                FeatureAnalysis { logits: Some(logits.clone()), ..known.map_err(|Damaged| self.damaged())? };
+            let this = doc! { "name": analysis, "lm_saes.generation": generation };
+            which.insert("analyses", doc! { "$elemMatch": this });
+            set.insert("analyses.$.lm_saes.result", binary(codec::feature(&f)));
+            let text = doc! { "$set": { "text": f.search_text() } };
+            let row = doc! { "generation": generation, "index": index };
+            self.of(TOKENS).update_one(row, text).run().at(self)?;
+        }
+        self.of("features").update_one(which, doc! { "$set": set }).run().at(self).map(drop)
     }
 
     /// Removes GridFS arrays of this program: of a dictionary, of one analysis, of all its generations but one.

@@ -7,8 +7,8 @@ mod write;
 
 use super::{
     AnalysisRecord, AnalysisWriter, Bookmark, DictionaryKey, DictionaryRecord, Feature, FeatureFilter,
-    FeatureList, FeaturePage, FeatureQuery, FeatureRef, Interpretation, Overview, SearchHit, Store,
-    codec::Damaged, unknown,
+    FeatureList, FeaturePage, FeatureQuery, FeatureRef, Interpretation, Logits, Overview, SearchHit, Store,
+    check_name, codec::Damaged, no_analysis, unknown,
 };
 use crate::{Error, Result};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
@@ -24,7 +24,7 @@ const APPLICATION: i32 = 0x6c6d_7361;
 /// How long a writer waits for another.
 const BUSY: Duration = Duration::from_secs(60);
 /// Migrations: the first makes version 1, each further one the next. Never change one that was released.
-const MIGRATIONS: [&str; 1] = [include_str!("schema.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("schema.sql"), include_str!("schema_2.sql")];
 
 /// A store in one file.
 pub struct SqliteStore {
@@ -178,6 +178,7 @@ fn row_ids(owner: i64) -> (i64, i64) {
 
 impl Store for SqliteStore {
     fn put_dictionary(&self, d: &DictionaryRecord) -> Result<()> {
+        check_name(&d.key.name)?;
         self.write(|tx| {
             let sql = "INSERT INTO dictionaries (name, series, path, cfg, d_sae, model_name) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
                        ON CONFLICT (series, name) DO UPDATE SET path = ?3, cfg = ?4, d_sae = ?5, model_name = ?6";
@@ -199,6 +200,7 @@ impl Store for SqliteStore {
     }
 
     fn rename_dictionary(&self, key: &DictionaryKey, name: &str) -> Result<()> {
+        check_name(name)?;
         self.write(|tx| {
             let id = self.require(tx, key)?;
             if self.find(tx, &DictionaryKey::new(name, &key.series))?.is_some_and(|other| other != id) {
@@ -234,8 +236,12 @@ impl Store for SqliteStore {
     fn remove_analysis(&self, key: &DictionaryKey, name: &str) -> Result<()> {
         self.write(|tx| match self.find_analysis(tx, key, name)? {
             Some((_, id)) => self.delete_analyses(tx, "id = ?1", params![id]),
-            None => Err(Error::Data { what: format!("dictionary {key} has no analysis {name:?}") }),
+            None => Err(no_analysis(key, name)),
         })
+    }
+
+    fn set_logits(&self, key: &DictionaryKey, analysis: &str, logits: &[(u32, Logits)]) -> Result<()> {
+        self.write(|tx| self.write_logits(tx, key, analysis, logits))
     }
 
     fn overview(&self, key: &DictionaryKey, analysis: &str) -> Result<Option<Overview>> {
@@ -325,5 +331,32 @@ impl Store for SqliteStore {
             0 => Err(Error::Data { what: format!("no list {name:?}") }),
             _ => Ok(()),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_of_the_first_form_is_brought_up_to_date_and_a_newer_one_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("old.db");
+        let conn = Connection::open(&path).unwrap();
+        conn.execute_batch(MIGRATIONS[0]).unwrap();
+        conn.pragma_update(None, "application_id", APPLICATION).unwrap();
+        conn.pragma_update(None, "user_version", 1).unwrap();
+        let row = "INSERT INTO dictionaries (name, series, path, cfg, d_sae) VALUES ('a', 's', 'p', '{}', 7)";
+        conn.execute(row, []).unwrap();
+        drop(conn);
+        let store = SqliteStore::open(&path).unwrap();
+        assert_eq!(store.dictionary(&DictionaryKey::new("a", "s")).unwrap().unwrap().d_sae, 7);
+        let conn = store.connect().unwrap();
+        let count = |sql: &str| conn.query_row(sql, [], |r| r.get::<_, i64>(0)).unwrap();
+        assert_eq!(count("PRAGMA user_version"), MIGRATIONS.len() as i64);
+        assert_eq!(count("SELECT count(*) FROM sqlite_master WHERE name LIKE 'features_by_%'"), 0);
+        conn.pragma_update(None, "user_version", 99).unwrap();
+        let e = SqliteStore::open(&path).err().unwrap().to_string();
+        assert!(e.contains("newer version"), "{e}");
     }
 }

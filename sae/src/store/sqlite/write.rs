@@ -5,7 +5,7 @@ use crate::{
     Error, Result,
     store::{
         AnalysisRecord, AnalysisWriter, Context, DictionaryKey, FeatureAnalysis, FeatureList, FeatureRef,
-        Interpretation, codec,
+        Interpretation, Logits, codec, no_analysis,
     },
 };
 use rusqlite::{Connection, OptionalExtension, Params, Transaction, TransactionBehavior, params};
@@ -164,6 +164,38 @@ impl SqliteStore {
             }
             tx.execute("DELETE FROM features WHERE analysis = ?1", params![id]).at(self)?;
             tx.execute("DELETE FROM analyses WHERE id = ?1", params![id]).at(self)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_logits(
+        &self,
+        tx: &Transaction<'_>,
+        key: &DictionaryKey,
+        analysis: &str,
+        logits: &[(u32, Logits)],
+    ) -> Result<()> {
+        self.require(tx, key)?;
+        let (_, id) = self.find_analysis(tx, key, analysis)?.ok_or_else(|| no_analysis(key, analysis))?;
+        let mut blob = tx.prepare_cached("SELECT blob FROM details WHERE id = ?1").at(self)?;
+        let mut detail = tx.prepare_cached("UPDATE details SET blob = ?2 WHERE id = ?1").at(self)?;
+        let mut forget = tx.prepare_cached("DELETE FROM token_texts WHERE rowid = ?1").at(self)?;
+        let mut texts =
+            tx.prepare_cached("INSERT INTO token_texts (rowid, text) VALUES (?1, ?2)").at(self)?;
+        for (feature, logits) in logits {
+            let row = row_id(id, *feature);
+            let Some(known) = blob.query_row(params![row], |r| r.get::<_, Vec<u8>>(0)).optional().at(self)?
+            else {
+                continue;
+            };
+            let f = codec::read_feature(&known, FeatureAnalysis::default()).at(self)?;
+            let f = FeatureAnalysis { logits: Some(logits.clone()), ..f };
+            detail.execute(params![row, codec::feature(&f)]).at(self)?;
+            forget.execute(params![row]).at(self)?;
+            let text = f.search_text();
+            if !text.is_empty() {
+                texts.execute(params![row, text]).at(self)?;
+            }
         }
         Ok(())
     }
