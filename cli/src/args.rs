@@ -33,9 +33,13 @@ pub enum Command {
     ToJumpRelu(ToJumpRelu),
     Generate(Generate),
     Autointerp(Autointerp),
+    Dla(Dla),
     Export(Export),
     Show(Show),
     List(List),
+    Create(Create),
+    Rename(Rename),
+    Remove(Remove),
     Serve(Serve),
     Convert(Convert),
     Registry(ListRegistry),
@@ -280,6 +284,51 @@ pub struct Autointerp {
     pub json: bool,
 }
 
+/// Read which output tokens features promote and suppress, for an analysis in a store
+///
+/// Direct logit attribution: every decoder vector through the language model's final norm and unembedding. `lm-saes analyze` does
+/// the same on its way; this does it for an analysis made without (analyzer.n_logits = 0), with another number of tokens, or
+/// by the reference system. No text is run.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  lm-saes dla quickstart --store results/quickstart/lm-saes.db --top-k 20\n  lm-saes dla my-sae --store mongodb://localhost/mechinterp --model models/pythia-160m\n  lm-saes dla dla.toml"
+)]
+pub struct Dla {
+    /// Name of a dictionary in the store, or a settings file: TOML, YAML or JSON, with the reference system's names
+    #[arg(value_name = "NAME|FILE")]
+    pub what: String,
+    /// The store: a file, or mongodb://…; lm-saes.db if not given
+    #[arg(long, value_name = "FILE|URI", env = "LM_SAES_STORE")]
+    pub store: Option<String>,
+    /// Series; may be left out while a name is unique
+    #[arg(long, short, env = "SAE_SERIES")]
+    pub series: Option<String>,
+    /// Name of the analysis
+    #[arg(long, short)]
+    pub analysis: Option<String>,
+    /// Output tokens promoted to keep, and as many suppressed
+    #[arg(long, short = 'k')]
+    pub top_k: Option<usize>,
+    /// Language model, instead of the one the analysis was made with
+    #[arg(long, value_name = "DIR|FILE")]
+    pub model: Option<PathBuf>,
+    /// The dictionary's folder, instead of the one the store knows
+    #[arg(long, value_name = "DIR")]
+    pub sae: Option<PathBuf>,
+    /// Layer of the features of a cross-layer transcoder, instead of the one that was analysed
+    #[arg(long)]
+    pub layer: Option<usize>,
+    /// Override one setting, for example --set direct_logit_attributor.top_k=20 (repeatable)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Device to use instead of the one the settings name: cpu, reference, auto
+    #[arg(long)]
+    pub device: Option<String>,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Write what an analysis found for other programs: pages, JSON, tensors, rows for Neuronpedia
 ///
 /// html: a folder that opens in a browser without a server. json: one feature a line, texts included. safetensors:
@@ -420,6 +469,125 @@ pub struct ShowRun {
 pub struct List {
     #[command(flatten)]
     pub store: StoreArgs,
+}
+
+/// Register a trained dictionary in a store, without analysing it
+///
+/// `lm-saes analyze` registers what it analyses by itself.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  lm-saes create dictionary my-sae results/my-sae --store results/lm-saes.db\n  lm-saes create dictionary my-sae moved/my-sae --replace"
+)]
+pub struct Create {
+    #[command(subcommand)]
+    pub what: CreateWhat,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum CreateWhat {
+    /// A dictionary by its folder, or by its name on the hub where its files are in the cache
+    #[command(
+        visible_alias = "sae",
+        after_help = "Example:\n  lm-saes create dictionary my-sae results/my-sae"
+    )]
+    Dictionary(CreateDictionary),
+}
+
+#[derive(Args, Debug)]
+pub struct CreateDictionary {
+    /// Name in the store
+    pub name: String,
+    /// Folder of the dictionary
+    pub path: PathBuf,
+    /// The language model it belongs to
+    #[arg(long, value_name = "NAME")]
+    pub model_name: Option<String>,
+    /// Change where a registered dictionary is; its analyses stay
+    #[arg(long)]
+    pub replace: bool,
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// Rename a dictionary of a store, or a training run
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  lm-saes rename dictionary old new --store results/lm-saes.db\n  lm-saes rename run results/my-sae second"
+)]
+pub struct Rename {
+    #[command(subcommand)]
+    pub what: RenameWhat,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum RenameWhat {
+    /// A dictionary within its series, with its analyses, explanations, bookmarks and places in lists
+    #[command(visible_alias = "sae", after_help = "Example:\n  lm-saes rename dictionary old new")]
+    Dictionary {
+        /// Name of the dictionary
+        name: String,
+        /// Its new name
+        new: String,
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// The folder of a training run; a store that knows a dictionary in it has to be told with create --replace
+    #[command(after_help = "Example:\n  lm-saes rename run results/my-sae second")]
+    Run {
+        /// Result folder of the run
+        path: PathBuf,
+        /// New name of the folder, beside the old one
+        new: String,
+    },
+}
+
+/// Remove a dictionary or an analysis from a store, or a training run from the disk
+///
+/// Asks first; where nobody can answer, --yes is needed.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  lm-saes remove dictionary my-sae --store results/lm-saes.db\n  lm-saes remove analysis my-sae second --yes\n  lm-saes remove run results/my-sae"
+)]
+pub struct Remove {
+    #[command(subcommand)]
+    pub what: RemoveWhat,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum RemoveWhat {
+    /// A dictionary with its analyses, explanations and bookmarks; its weights stay on the disk
+    #[command(visible_alias = "sae", after_help = "Example:\n  lm-saes remove dictionary my-sae --yes")]
+    Dictionary {
+        /// Name of the dictionary
+        name: String,
+        #[command(flatten)]
+        store: StoreArgs,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
+    /// One analysis of a dictionary
+    #[command(after_help = "Example:\n  lm-saes remove analysis my-sae second --yes")]
+    Analysis {
+        /// Name of the dictionary
+        name: String,
+        /// Name of the analysis
+        analysis: String,
+        #[command(flatten)]
+        store: StoreArgs,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
+    /// The folder of a training run with everything in it, weights included
+    #[command(after_help = "Example:\n  lm-saes remove run results/my-sae --yes")]
+    Run {
+        /// Result folder of the run
+        path: PathBuf,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
 }
 
 /// Look at a store in the browser

@@ -1,8 +1,13 @@
 //! A language model small enough for whole jobs in tests, with a tokenizer of numbered words and text made of them.
 
-use lm_saes::settings::{TrainSettings, apply_override, from_tree};
-use serde_json::{Value, json};
+use lm_saes::{
+    dictionary::{build, checkpoint},
+    settings::{DTypeName, DictionarySettings, TrainSettings, apply_override, from_tree},
+};
+use lm_saes_runtime::RandomKind;
+use serde_json::{Map, Value, json};
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
@@ -53,6 +58,23 @@ pub fn world(dir: &Path, lines: usize) {
         writeln!(text, "{}", words.join(" ")).expect("a string grows");
     }
     fs::write(dir.join("text.txt"), text).expect("a text");
+}
+
+/// A dictionary with random weights in `dir/dictionary`; returns the hook points it needs.
+pub fn dictionary(dir: &Path, settings: &Value) -> Vec<String> {
+    let q = &mut crate::queue();
+    let settings: DictionarySettings = from_tree(settings).expect("settings that parse");
+    let mut d = build(q, &settings).expect("a dictionary");
+    for (i, p) in d.params_mut().into_iter().enumerate() {
+        q.random(RandomKind::Normal, (0.0, 0.5), 11 + i as u64, 0, &mut p.value).expect("random weights");
+    }
+    let hooks = [d.hook_points_in(), d.hook_points_out()].concat();
+    let norms: BTreeMap<String, f32> =
+        hooks.into_iter().enumerate().map(|(i, hook)| (hook, 2.5 + i as f32)).collect();
+    let captured = norms.keys().cloned().collect();
+    d.set_norms(norms);
+    checkpoint::save(q, &*d, &dir.join("dictionary"), DTypeName::F32, &Map::new()).expect("a checkpoint");
+    captured
 }
 
 /// Settings of a training job of a hundred steps in `dir` that writes to `dir/<result>`; `more` overrides by dotted key.

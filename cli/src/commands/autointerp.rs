@@ -1,6 +1,6 @@
 //! `lm-saes autointerp`: features explained in words by a language model, and the explanations tested.
 
-use super::{list, show};
+use super::{list, named};
 use crate::{args::Autointerp, print, progress::Console};
 use anyhow::{Context as _, Result, bail};
 use lm_saes::{
@@ -9,7 +9,7 @@ use lm_saes::{
     settings::{self, AutoInterpSettings},
 };
 use serde_json::{Value, json};
-use std::{env, path::Path};
+use std::env;
 
 /// Failures listed one by one.
 const LISTED: usize = 5;
@@ -48,19 +48,8 @@ pub fn run(args: &Autointerp) -> Result<()> {
 
 /// The settings and the address of the store.
 fn settings_of(args: &Autointerp) -> Result<(AutoInterpSettings, String)> {
-    let path = Path::new(&args.what);
-    let known = ["toml", "yaml", "yml", "json"];
-    let is_file = path.extension().is_some_and(|e| known.iter().any(|k| e.eq_ignore_ascii_case(k)));
-    let mut tree = match is_file {
-        true => settings::read_tree(path)?,
-        false => json!({ "sae_name": args.what }),
-    };
     let given = [("sae_series", &args.series), ("analysis_name", &args.analysis), ("store", &args.store)];
-    for (key, value) in given {
-        if let Some(value) = value {
-            tree[key] = json!(value);
-        }
-    }
+    let (mut tree, is_file) = named::tree(&args.what, given)?;
     for (key, value) in [("openai_model", &args.model), ("openai_base_url", &args.base_url)] {
         if let Some(value) = value {
             tree["auto_interp"][key] = json!(value);
@@ -74,9 +63,7 @@ fn settings_of(args: &Autointerp) -> Result<(AutoInterpSettings, String)> {
     }
     let mut s: AutoInterpSettings = settings::from_tree(&tree)?;
     let address = s.store_address();
-    if !is_file && tree.get("sae_series").is_none_or(Value::is_null) {
-        s.sae_series = show::find(&*list::open(&address)?, &s.sae_name, None)?.series;
-    }
+    named::complete(&tree, is_file, &*list::open(&address)?, &s.sae_name, &mut s.sae_series)?;
     Ok((s, address))
 }
 

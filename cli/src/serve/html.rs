@@ -18,6 +18,7 @@ pub enum Tab {
     Bookmarks,
     Lists,
     Runs,
+    Admin,
     Api,
     None,
 }
@@ -29,6 +30,7 @@ pub fn page(app: &App, tab: Tab, title: &str, module: Option<&str>, body: &Marku
         (Tab::Bookmarks, "/bookmarks", "Bookmarks"),
         (Tab::Lists, "/lists", "Lists"),
         (Tab::Runs, "/runs", "Runs"),
+        (Tab::Admin, "/admin", "Admin"),
         (Tab::Api, "/api", "API"),
     ];
     html! {

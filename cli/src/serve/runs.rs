@@ -34,6 +34,13 @@ pub struct Run {
     path: PathBuf,
 }
 
+impl Run {
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(&self.path)
+    }
+}
+
 /// Records of a run from a place in its file.
 #[derive(Debug, Default, Serialize)]
 pub struct Records {

@@ -244,13 +244,21 @@ impl Analyzer {
         let used = self.used();
         let mut contexts: Vec<_> = self.contexts.iter().filter(|(c, _)| used.contains(c)).collect();
         contexts.sort();
-        out.list(&contexts, |o, (c, ids)| {
-            o.int((**c).into());
-            o.list(ids, |o, id| o.int((*id).into()));
-        });
-        out.list(&self.features, |o, f| f.write(o));
-        let bytes = out.into_bytes();
-        files::write_atomic(path, |w| w.write_all(&bytes))
+        // Piece by piece: the whole would take about as much memory again.
+        files::write_atomic(path, |w| {
+            out.int(contexts.len() as u64);
+            for (c, ids) in contexts {
+                out.int((*c).into());
+                out.list(ids, |o, id| o.int((*id).into()));
+                out.flush(w)?;
+            }
+            out.int(self.features.len() as u64);
+            for f in &self.features {
+                f.write(&mut out);
+                out.flush(w)?;
+            }
+            out.flush(w)
+        })
     }
 
     /// Takes up a saved state.

@@ -48,6 +48,16 @@ impl<'a> Decoders<'a> {
         Self { parts, heads }
     }
 
+    /// Heads or target layers.
+    pub fn parts(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// Width of a vector.
+    pub fn width(&self) -> usize {
+        self.parts.first().map_or(0, View::cols)
+    }
+
     /// Features.
     pub fn len(&self) -> usize {
         self.parts.first().map_or(0, View::rows)
@@ -163,6 +173,12 @@ impl<'a> HeadRelations<'a> {
         };
         (0..self.inner.len()).map(cosine).collect()
     }
+}
+
+/// Whether what a dictionary writes goes to the residual stream of `lm`, so that its vectors can be read out as tokens.
+pub fn writes_to_residual(lm: &Lm, dictionary: &dyn Dictionary) -> bool {
+    let d_model = lm.architecture().d_model;
+    dictionary.hook_points_out().iter().all(|h| lm.hook_width(h).is_ok_and(|w| w == d_model))
 }
 
 /// The `k` output tokens with the largest and the smallest logit of each feature: `unembed(ln_final(vector))`, added up over the

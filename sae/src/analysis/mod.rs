@@ -22,7 +22,7 @@ mod transforms;
 
 pub use analyzer::{Analyzer, Seen};
 pub use codes::HostCodes;
-pub use directions::{DIRECTIONS_BLOCK, Decoders, HeadRelations, output_tokens};
+pub use directions::{DIRECTIONS_BLOCK, Decoders, HeadRelations, output_tokens, writes_to_residual};
 pub use encode::{Encoder, layers_of};
 pub use rules::{NON_ACTIVATING, Rules, Sampler};
 pub use transforms::Transforms;

@@ -5,6 +5,7 @@
 //!   bands of peaks under the limit (a band is a quarter octave) instead of being its extreme;
 //! * contexts in which the feature is silent are never samples, except under `non_activating`, where only such contexts are.
 
+use super::feature::{FeatureState, Held};
 use crate::settings::AnalyzerSettings;
 use serde_json::{Value, json};
 
@@ -17,6 +18,16 @@ pub enum Sampler {
     Below(f32),
     /// Contexts in which the feature is not active, at random.
     Silent,
+}
+
+/// Bands of peaks in use, about.
+const BANDS: f64 = 6.0;
+/// Activations of a feature cluster: in a context in which it fires it does so this many times as often as on average.
+const CLUSTER: f64 = 4.0;
+
+/// What an allocation of so many bytes takes.
+fn allocated(bytes: f64) -> f64 {
+    ((bytes + 8.0) / 16.0).ceil().max(2.0) * 16.0
 }
 
 /// What an [`super::Analyzer`] keeps.
@@ -82,13 +93,33 @@ impl Rules {
         self.samplings.iter().filter(|s| which(s.1)).map(|s| s.2).max().unwrap_or(0)
     }
 
-    /// Host bytes for `d_sae` features that are active on `l0` of them a token, in contexts of `len` tokens: an estimate, from
-    /// the samples kept and the activations in them.
-    pub fn bytes(&self, d_sae: usize, l0: f64, len: usize) -> usize {
-        // About six bands are in use; activations cluster, so a kept context has about four times the average.
-        let samples = self.top() + self.drawn() + 6 * self.per_band();
-        let fixed = 1024 + samples * 40;
-        d_sae * fixed + (4.0 * l0 * len as f64 * samples as f64) as usize * 8
+    /// Host bytes of an analyzer after `tokens` tokens in contexts of `len`, with `l0` of `d_sae` features active on a token: the
+    /// state of every feature exactly, samples and contexts estimated as if all features fired equally often.
+    pub fn bytes(&self, d_sae: usize, l0: f64, len: usize, tokens: u64) -> usize {
+        let contexts = (tokens as f64 / len.max(1) as f64).max(1.0);
+        let together = (CLUSTER * l0 * len as f64 / d_sae.max(1) as f64).clamp(1.0, len.max(1) as f64);
+        let fires = (tokens as f64 * l0 / d_sae.max(1) as f64 / together).min(contexts);
+        let draws = [
+            (1.0, self.top() as f64, fires),
+            (1.0, self.drawn() as f64, fires),
+            (BANDS, self.per_band() as f64, fires / BANDS),
+        ];
+        let one = allocated(8.0 * together);
+        let (mut samples, mut bytes) = (0.0, size_of::<FeatureState>() as f64);
+        for (times, most, there) in draws.into_iter().filter(|d| d.1 > 0.0 && d.2 > 0.0) {
+            let kept = most.min(there.max(1.0));
+            samples += times * kept;
+            // Lists double when they are full, and hold one more for a moment.
+            let places = (kept + 1.0).log2().ceil().exp2().max(4.0);
+            bytes += times * (allocated(places * size_of::<Held>() as f64) + kept * one);
+        }
+        if self.per_band() > 0 {
+            bytes += BANDS.log2().ceil().exp2() * size_of::<(i32, Vec<Held>)>() as f64;
+        }
+        // Contexts nothing points to any more wait until there are as many as of the others.
+        let used = contexts * (1.0 - (-samples * d_sae as f64 / contexts).exp());
+        let texts = contexts.min((2.0 * used).max(4096.0)) * (allocated(4.0 * len as f64) + 40.0);
+        (d_sae as f64 * bytes + texts) as usize
     }
 
     /// What has to agree for a saved state to be continued.

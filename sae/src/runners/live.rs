@@ -1,7 +1,10 @@
 //! Live inference: text typed by someone through a dictionary of a store. The language model and the dictionaries asked for are
 //! loaded when they are first needed and stay open.
 
-use super::workbench::{Workbench, load_pretrained};
+use super::{
+    stored,
+    workbench::{Workbench, load_pretrained},
+};
 use crate::{
     Error, Result,
     activations::{Batch, Producer, Target},
@@ -13,8 +16,8 @@ use crate::{
     training::Silent,
 };
 use lm_saes_runtime::Registry;
-use serde::{Serialize, de::DeserializeOwned};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -74,8 +77,8 @@ impl<'a> LiveBench<'a> {
         analysis: &AnalysisRecord,
         text: &str,
     ) -> Result<Vec<LiveToken>> {
-        let model = self.language_model(analysis)?;
-        let factory = factory(analysis, dictionary)?;
+        let model = stored::language_model(analysis, self.model)?;
+        let factory = factory(analysis)?;
         if self.bench.as_ref().is_none_or(|(open, _)| *open != model) {
             self.open.clear();
             self.bench = None;
@@ -83,7 +86,7 @@ impl<'a> LiveBench<'a> {
             let bench = Workbench::open(self.registry, self.device, &model, &factory, &none, &mut Silent)?;
             self.bench = Some((model, bench));
         }
-        let layer = analysis.settings["analyzer"]["clt_layer"].as_u64().map(|l| l as usize);
+        let layer = stored::layer(analysis);
         let Some((model, bench)) = &mut self.bench else {
             return Err(Error::Data { what: "the language model is not loaded".into() });
         };
@@ -100,29 +103,21 @@ impl<'a> LiveBench<'a> {
             Some(at) => self.open.remove(at),
             None => Open::load(bench, dictionary, layer, MAX_TOKENS.min(policy.max_length).max(len))?,
         };
+        if let Some(most) =
+            open.dictionary.settings().variant.facts().longest_context().filter(|most| len > *most)
+        {
+            let what = format!(
+                "the text has {len} tokens with what begins it; this dictionary looks at at most {most} at once"
+            );
+            self.open.push(open);
+            return Err(Error::Data { what });
+        }
         let found = open.run(bench, &policy, ids);
         if self.open.len() >= OPEN {
             self.open.remove(0);
         }
         self.open.push(open);
         found
-    }
-
-    /// The model of an analysis, or the one given instead.
-    fn language_model(&self, analysis: &AnalysisRecord) -> Result<LanguageModelSettings> {
-        let recorded = &analysis.settings["model"];
-        let mut model = match (recorded, self.model) {
-            (Value::Null, None) => {
-                let what = "this store does not say which language model the analysis was made with; name its folder with --model";
-                return Err(Error::Data { what: what.into() });
-            }
-            (Value::Null, Some(_)) => LanguageModelSettings::default(),
-            (recorded, _) => part("model", recorded)?,
-        };
-        if let Some(path) = self.model {
-            model.model_from_pretrained_path = Some(path.into());
-        }
-        Ok(model)
     }
 }
 
@@ -133,7 +128,8 @@ impl Open {
         layer: Option<usize>,
         rows: usize,
     ) -> Result<Self> {
-        let settings: PretrainedSettings = part("sae", &json!({ "pretrained_name_or_path": record.path }))?;
+        let settings: PretrainedSettings =
+            stored::part("sae", &json!({ "pretrained_name_or_path": record.path }))?;
         let mut dictionary = load_pretrained(&mut bench.q, &settings, false)?.dictionary;
         for hook in dictionary.hook_points_in() {
             bench.lm.hook_width(&hook)?;
@@ -171,23 +167,12 @@ impl Open {
     }
 }
 
-/// A part of what an analysis recorded about itself.
-fn part<T: DeserializeOwned>(name: &str, value: &Value) -> Result<T> {
-    T::deserialize(value).map_err(|e| Error::Data {
-        what: format!("the store's record of the analysis cannot be used: {name}: {e}; analyse again"),
-    })
-}
-
-/// How the analysis made contexts, or whole texts of the hook points the dictionary reads.
-fn factory(analysis: &AnalysisRecord, dictionary: &DictionaryRecord) -> Result<ActivationFactorySettings> {
+/// How the analysis made contexts, or whole texts.
+fn factory(analysis: &AnalysisRecord) -> Result<ActivationFactorySettings> {
+    let usual = json!({ "target": "activations-2d", "hook_points": [], "sources": [], "batch_size": 1 });
     let recorded = &analysis.settings["activation_factory"];
-    let mut factory: ActivationFactorySettings = match recorded {
-        Value::Null => part(
-            "activation_factory",
-            &json!({ "target": "activations-2d", "hook_points": [dictionary.cfg["hook_point_in"]], "sources": [], "batch_size": 1 }),
-        )?,
-        recorded => part("activation_factory", recorded)?,
-    };
+    let recorded = if recorded.is_null() { &usual } else { recorded };
+    let mut factory: ActivationFactorySettings = stored::part("activation_factory", recorded)?;
     factory.target = Target::Activations2d;
     // What each dictionary needs is checked when it is opened.
     factory.hook_points.clear();

@@ -2,6 +2,7 @@
 //! threads and a state that is saved and taken up again.
 
 mod brute;
+mod logits;
 mod variants;
 
 use brute::{Data, Numbers, compare, peak, sampling};

@@ -7,36 +7,35 @@ use super::{
 };
 use lm_saes::{
     dictionary::{
-        build,
         checkpoint::{self, LoadOptions},
         normalise::{Scaling, Scratch},
     },
-    runners::{Start, Workbench, analyze},
-    settings::{AnalyzeSettings, DTypeName, DictionarySettings, from_tree},
-    store::{self, DictionaryKey, Feature, FeatureAnalysis, TokenLogit},
+    runners::{LiveBench, Start, Workbench, analyze},
+    settings::{AnalyzeSettings, from_tree},
+    store::{self, AnalysisRecord, DictionaryKey, DictionaryRecord, Feature, FeatureAnalysis, TokenLogit},
     tensorfile::TensorFile,
     training::{BatchSource, LiveSource, Silent},
 };
-use lm_saes_runtime::{DType, RandomKind};
+use lm_saes_runtime::DType;
 use lm_saes_tests::{dense_codes, planned, tiny};
-use serde_json::{Map, Value, json};
-use std::{collections::BTreeMap, path::Path};
+use serde_json::{Value, json};
+use std::path::Path;
 
-const S: usize = 24;
+pub const S: usize = 24;
 const D: usize = tiny::D_MODEL;
 const K: usize = 4;
 const LEN: usize = 24;
 const CONTEXTS: usize = 4;
 const NEIGHBOURS: usize = 4;
-const LOGITS: usize = 3;
+pub const LOGITS: usize = 3;
 /// More than there are contexts.
 const ROOM: usize = 256;
 
-const RESID: [&str; 2] = ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"];
-const MLP_IN: [&str; 2] = ["blocks.0.ln2.hook_normalized", "blocks.1.ln2.hook_normalized"];
-const MLP_OUT: [&str; 2] = ["blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out"];
+pub const RESID: [&str; 2] = ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"];
+pub const MLP_IN: [&str; 2] = ["blocks.0.ln2.hook_normalized", "blocks.1.ln2.hook_normalized"];
+pub const MLP_OUT: [&str; 2] = ["blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out"];
 
-fn sae(change: Value) -> Value {
+pub fn sae(change: Value) -> Value {
     let mut all = json!({
         "sae_type": "sae", "d_model": D, "expansion_factor": S as f64 / D as f64, "act_fn": "topk", "top_k": K,
         "hook_point_in": RESID[0], "hook_point_out": RESID[0],
@@ -46,20 +45,9 @@ fn sae(change: Value) -> Value {
 }
 
 /// What a job reads: a model, text, and a dictionary with random weights in `dir/dictionary`.
-fn world(dir: &Path, settings: &Value) -> AnalyzeSettings {
+pub fn world(dir: &Path, settings: &Value) -> AnalyzeSettings {
     tiny::world(dir, 60);
-    let q = &mut lm_saes_tests::queue();
-    let settings: DictionarySettings = from_tree(settings).unwrap();
-    let mut d = build(q, &settings).unwrap();
-    for (i, p) in d.params_mut().into_iter().enumerate() {
-        q.random(RandomKind::Normal, (0.0, 0.5), 11 + i as u64, 0, &mut p.value).unwrap();
-    }
-    let hooks = [d.hook_points_in(), d.hook_points_out()].concat();
-    let norms: BTreeMap<String, f32> =
-        hooks.into_iter().enumerate().map(|(i, hook)| (hook, 2.5 + i as f32)).collect();
-    let captured: Vec<String> = norms.keys().cloned().collect();
-    d.set_norms(norms);
-    checkpoint::save(q, &*d, &dir.join("dictionary"), DTypeName::F32, &Map::new()).unwrap();
+    let captured = tiny::dictionary(dir, settings);
     from_tree(&json!({
         "sae": {"pretrained_name_or_path": dir.join("dictionary")}, "sae_name": "d", "sae_series": "s", "device_type": "cpu",
         "model": {"model_name": "tiny-llama", "model_from_pretrained_path": dir.join("model")},
@@ -225,6 +213,37 @@ fn compare_contexts(found: &Feature, d: &Data) {
     }
 }
 
+/// Typed again, the text of a context gives the codes the analysis saw.
+fn compare_live(
+    live: &mut LiveBench<'_>,
+    (dictionary, analysis): (&DictionaryRecord, &AnalysisRecord),
+    d: &Data,
+    whose: &str,
+) {
+    let mut active = 0;
+    for first in (0..6).map(|i| i * 5 * LEN) {
+        let ids = &d.tokens[first..first + LEN];
+        let words: Vec<String> = ids.iter().filter(|id| **id > 1).map(|id| format!("w{id}")).collect();
+        let found = live.run(dictionary, analysis, &words.join(" ")).unwrap();
+        assert!(found.len() > words.len(), "{whose}: the first token is there too");
+        for (at, token) in found.iter().enumerate() {
+            assert_eq!(token.id, ids[at], "{whose}, token {at}");
+            let counts = d.mask[first + at] != 0;
+            assert_eq!(token.counts, counts, "{whose}, token {at}");
+            let mut got = token.features.clone();
+            got.sort_by_key(|f| f.0);
+            let want = if counts { d.rows[first + at].clone() } else { Vec::new() };
+            let index = |all: &[(u32, f32)]| all.iter().map(|f| f.0).collect::<Vec<_>>();
+            assert_eq!(index(&got), index(&want), "{whose}, token {at}");
+            for (got, want) in got.iter().zip(&want) {
+                near(got.1, want.1.into(), whose);
+            }
+            active += want.len();
+        }
+    }
+    assert!(active > 50, "{whose}: only {active} activations were compared");
+}
+
 fn check(settings: Value) {
     let dir = tempfile::tempdir().unwrap();
     let sae_type = settings["sae_type"].as_str().unwrap();
@@ -242,6 +261,7 @@ fn check(settings: Value) {
     let (model, factory) = (job.model.as_ref().unwrap(), &job.activation_factory);
     let mut bench = Workbench::open(&registry, "cpu", model, factory, &job.datasets, &mut Silent).unwrap();
     let store = store::open(&job.store_address()).unwrap();
+    let mut live = LiveBench::new(&registry, "cpu", None);
     for (layer, data) in all.iter().enumerate() {
         let key = DictionaryKey::new(&names[layer], "s");
         let whose = format!("{sae_type} {}", names[layer]);
@@ -270,6 +290,8 @@ fn check(settings: Value) {
             fired += usize::from(f.act_times > 0);
         }
         assert!(fired > S / 2, "{whose}: {fired} features fired");
+        let registered = store.dictionary(&key).unwrap().unwrap();
+        compare_live(&mut live, (&registered, record), data, &whose);
     }
 }
 

@@ -1,5 +1,6 @@
 //! The JSON API: everything the pages show, and every change. `pages/docs.rs` describes it for readers.
 
+mod admin;
 mod read;
 mod write;
 
@@ -16,7 +17,10 @@ use std::sync::Arc;
 pub fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/api/dictionaries", get(read::dictionaries))
-        .route("/api/d/{key}", get(read::dictionary))
+        .route("/api/admin", get(admin::stats))
+        .route("/api/d/{key}", get(read::dictionary).post(admin::edit))
+        .route("/api/d/{key}/remove", post(admin::remove))
+        .route("/api/d/{key}/analyses/remove", post(admin::remove_analysis))
         .route("/api/d/{key}/overview", get(read::overview))
         .route("/api/d/{key}/overview.bin", get(read::overview_bytes))
         .route("/api/d/{key}/features", get(read::features))
@@ -29,7 +33,7 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/api/bookmarks", get(read::bookmarks))
         .route("/api/lists", get(read::lists).post(write::list))
         .route("/api/lists/members", post(write::member))
-        .route("/api/runs", get(read::runs))
+        .route("/api/runs", get(read::runs).post(admin::run))
         .route("/api/run", get(read::run))
 }
 

@@ -3,6 +3,7 @@
 use super::json;
 use crate::serve::{
     app::App,
+    failure::Failure,
     pages::{AnalysisAsk, BookmarksAsk, FilterAsk, RunAsk, SearchAsk, any, find_feature, hits},
     runs as run_files,
 };
@@ -11,6 +12,7 @@ use axum::{
     http::header,
     response::{IntoResponse, Response},
 };
+use lm_saes::store::Overview;
 use serde_json::{Value, json as object};
 use std::sync::Arc;
 
@@ -45,13 +47,20 @@ pub async fn overview(
     Path(key): Path<String>,
     Query(which): Query<AnalysisAsk>,
 ) -> Response {
-    let found = app.work(move |app| {
+    json(numbers(app, key, which).await.map(|(tokens, o)| {
+        object!({ "n_analyzed_tokens": tokens, "act_times": o.act_times, "max_acts": o.max_acts })
+    }))
+}
+
+/// Tokens that counted, and the two numbers of every feature.
+async fn numbers(app: Arc<App>, key: String, which: AnalysisAsk) -> Result<(u64, Overview), Failure> {
+    app.work(move |app| {
         let place = app.place(&key, which.analysis.as_deref())?;
         let analysis = place.analysis()?;
-        let o = app.store.overview(place.key(), &analysis.name)?.unwrap_or_default();
-        Ok(object!({ "n_analyzed_tokens": analysis.n_analyzed_tokens, "act_times": o.act_times, "max_acts": o.max_acts }))
-    });
-    json(found.await)
+        let all = app.store.overview(place.key(), &analysis.name)?.unwrap_or_default();
+        Ok((analysis.n_analyzed_tokens, all))
+    })
+    .await
 }
 
 /// The same as bytes: all counts as u32, then all maxima as f32, little end first.
@@ -60,15 +69,12 @@ pub async fn overview_bytes(
     Path(key): Path<String>,
     Query(which): Query<AnalysisAsk>,
 ) -> Response {
-    let found = app.work(move |app| {
-        let place = app.place(&key, which.analysis.as_deref())?;
-        let analysis = place.analysis()?;
-        let o = app.store.overview(place.key(), &analysis.name)?.unwrap_or_default();
-        let counts = o.act_times.iter().flat_map(|n| n.to_le_bytes());
-        Ok(counts.chain(o.max_acts.iter().flat_map(|m| m.to_le_bytes())).collect::<Vec<u8>>())
-    });
-    match found.await {
-        Ok(bytes) => ([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response(),
+    match numbers(app, key, which).await {
+        Ok((_, o)) => {
+            let counts = o.act_times.iter().flat_map(|n| n.to_le_bytes());
+            let bytes: Vec<u8> = counts.chain(o.max_acts.iter().flat_map(|m| m.to_le_bytes())).collect();
+            ([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response()
+        }
         Err(f) => f.into_response(),
     }
 }

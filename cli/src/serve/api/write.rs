@@ -19,7 +19,7 @@ use std::{collections::BTreeSet, sync::Arc};
 /// Longest explanation or note, in bytes.
 const LONGEST: usize = 20_000;
 /// Longest name, in bytes.
-const LONGEST_NAME: usize = 400;
+pub(super) const LONGEST_NAME: usize = 400;
 /// Most tags of a bookmark, and bytes of one.
 const TAGS: (usize, usize) = (32, 200);
 /// Most features of a list.
@@ -76,11 +76,11 @@ struct InferBody {
     feature: Option<u32>,
 }
 
-fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Failure> {
+pub(super) fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Failure> {
     serde_json::from_slice(body).map_err(|e| Failure::bad(format!("the body is not what this needs: {e}")))
 }
 
-fn short(what: &str, text: &str, most: usize) -> Result<(), Failure> {
+pub(super) fn short(what: &str, text: &str, most: usize) -> Result<(), Failure> {
     if text.len() > most {
         return Err(Failure::bad(format!("{what} has {} bytes; at most {most} are kept", text.len())));
     }

@@ -9,13 +9,14 @@ use axum::{
 
 const CSS: &str = "text/css; charset=utf-8";
 const JS: &str = "text/javascript; charset=utf-8";
-const FILES: [(&str, &str, &str); 9] = [
+const FILES: [(&str, &str, &str); 10] = [
     ("app.css", CSS, include_str!("../assets/app.css")),
     ("theme.js", JS, include_str!("../assets/theme.js")),
     ("base.js", JS, include_str!("../assets/base.js")),
     ("overview.js", JS, include_str!("../assets/overview.js")),
     ("feature.js", JS, include_str!("../assets/feature.js")),
     ("infer.js", JS, include_str!("../assets/infer.js")),
+    ("admin.js", JS, include_str!("../assets/admin.js")),
     ("marks.js", JS, include_str!("../assets/marks.js")),
     ("run.js", JS, include_str!("../assets/run.js")),
     ("icon.svg", "image/svg+xml", include_str!("../assets/icon.svg")),

@@ -12,9 +12,10 @@ use axum::{
 use maud::html;
 use std::sync::Arc;
 
-const READ: [(&str, &str); 14] = [
+const READ: [(&str, &str); 15] = [
     ("/api/dictionaries", "all dictionaries with their analyses"),
     ("/api/d/KEY", "one of them"),
+    ("/api/admin", "how many dictionaries, analyses, features, bookmarks, lists and runs there are"),
     ("/api/d/KEY/overview", "act_times and max_acts of every feature, by index"),
     (
         "/api/d/KEY/overview.bin",
@@ -40,7 +41,7 @@ const READ: [(&str, &str); 14] = [
     ),
     ("/assets/NAME", "style and scripts"),
 ];
-const WRITE: [(&str, &str, &str); 5] = [
+const WRITE: [(&str, &str, &str); 9] = [
     ("/api/d/KEY/f/INDEX/explanation", "{\"text\": \"…\"}", "sets an explanation; null removes it"),
     (
         "/api/d/KEY/f/INDEX/bookmark",
@@ -61,6 +62,22 @@ const WRITE: [(&str, &str, &str); 5] = [
         "/api/d/KEY/infer",
         "{\"text\": \"…\"}",
         "tokens of a text with the features active on each; \"feature\": 17 tells of that one only",
+    ),
+    (
+        "/api/d/KEY",
+        "{\"name\": \"…\", \"path\": \"…\", \"model_name\": \"…\"}",
+        "renames a dictionary, says where its weights are now or what model it belongs to; what is left out stays",
+    ),
+    (
+        "/api/d/KEY/remove",
+        "{\"confirm\": \"NAME\"}",
+        "removes a dictionary with all that is known about it; weights stay",
+    ),
+    ("/api/d/KEY/analyses/remove", "{\"analysis\": \"NAME\", \"confirm\": \"NAME\"}", "removes an analysis"),
+    (
+        "/api/runs",
+        "{\"name\": \"…\", \"rename\": \"…\"}",
+        "renames the folder of a run; \"confirm\": NAME instead removes it from the disk",
     ),
 ];
 

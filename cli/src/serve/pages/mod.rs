@@ -1,5 +1,6 @@
 //! The pages, one file each.
 
+mod admin;
 mod assets;
 mod dictionary;
 mod docs;
@@ -10,6 +11,7 @@ mod marks;
 mod run;
 mod search;
 
+pub use admin::totals;
 pub use dictionary::{FilterAsk, any};
 pub use feature::find as find_feature;
 pub use marks::BookmarksAsk;
@@ -42,6 +44,7 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/list", get(marks::list))
         .route("/runs", get(run::runs))
         .route("/run", get(run::run))
+        .route("/admin", get(admin::admin))
         .route("/api", get(docs::docs))
         .route("/assets/{name}", get(assets::asset))
 }

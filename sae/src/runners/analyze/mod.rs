@@ -5,6 +5,7 @@ mod pass;
 mod plan;
 mod write;
 
+pub(super) use pass::advance;
 pub use plan::{AnalysisPlan, plan_analysis};
 
 use super::{
@@ -172,8 +173,10 @@ pub fn analyze_on(
     let resumed_from = pass.start(q, start, observer)?;
     let (complete, rate) = pass.run(q, dictionary, observer)?;
     let mut patterns = if complete { pass.patterns(q, dictionary, observer)? } else { Patterns::new() };
-    let Pass { analyzers, encoder, .. } = pass;
-    drop(encoder);
+    let Pass { analyzers, encoder, source, .. } = pass;
+    // What follows needs other memory.
+    drop((encoder, source));
+    q.trim()?;
     let report = AnalyzeReport {
         keys: layers.iter().map(|layer| job.key_of(*layer)).collect(),
         complete,

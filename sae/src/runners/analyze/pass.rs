@@ -192,7 +192,13 @@ impl Pass<'_> {
     }
 }
 
-pub(super) fn advance(what: &'static str, done: u64, from: u64, total: u64, elapsed: Duration) -> Advance {
+pub(in crate::runners) fn advance(
+    what: &'static str,
+    done: u64,
+    from: u64,
+    total: u64,
+    elapsed: Duration,
+) -> Advance {
     let per_second = (done - from) as f64 / elapsed.as_secs_f64().max(1e-9);
     let left = total.saturating_sub(done) as f64 / per_second.max(1e-9);
     let remaining = Duration::try_from_secs_f64(left).unwrap_or(Duration::MAX);

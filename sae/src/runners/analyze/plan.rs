@@ -1,17 +1,18 @@
 //! What an analysis will need, worked out from its settings: nothing is read but configurations, and neither data nor device
 //! has to be there.
 
+use super::write::WRITTEN;
 use crate::{
     Error, Result,
-    analysis::{DIRECTIONS_BLOCK, Rules, layers_of},
-    dictionary::{build, checkpoint},
+    analysis::{DIRECTIONS_BLOCK, Decoders, Rules, layers_of},
+    dictionary::{Dictionary, build},
     lm::Architecture,
     runners::{
         memory::{Flow, PROGRAM, TOKENIZER_ENTRY},
         plan::{LargeTensor, Memory, data, largest, model, queue, weights},
-        workbench::batch_rows,
+        workbench::{batch_rows, pretrained_settings},
     },
-    settings::AnalyzeSettings,
+    settings::{AnalyzeSettings, AnalyzerSettings},
 };
 use lm_saes_runtime::{Arena, Registry};
 use std::path::PathBuf;
@@ -32,8 +33,8 @@ pub struct AnalysisPlan {
     pub d_sae: usize,
     /// Layers analysed.
     pub layers: usize,
-    /// Memory at its peak by purpose: of the pass over the text, or of the comparison of decoders that follows it, whichever takes
-    /// more.
+    /// Memory at its peak by purpose: of the pass over the text, of the comparison of decoders that follows it, or of the writing in
+    /// the end, whichever takes most.
     pub memory: Vec<Memory>,
     /// The largest tensors, largest first.
     pub largest: Vec<LargeTensor>,
@@ -58,14 +59,15 @@ pub fn plan_analysis(settings: &AnalyzeSettings, registry: &Registry) -> Result<
     settings.check()?;
     let mut obstacles = Vec::new();
     let mut q = queue(&settings.device_type, registry, &mut obstacles)?;
-    let about = checkpoint::load_settings(&settings.sae.pretrained_name_or_path)?;
+    let about = pretrained_settings(&settings.sae)?;
     let mut dictionary = build(&mut q, &about)?;
     let factory = &settings.activation_factory;
     let rows = batch_rows(factory, factory.context_size)?;
     let len = factory.context_size.ok_or_else(|| {
         Error::setting("activation_factory.context_size", "is needed: samples are contexts of one length")
     })?;
-    let layers = layers_of(&*dictionary, settings.analyzer.clt_layer)?.len();
+    let layers_of = layers_of(&*dictionary, settings.analyzer.clt_layer)?;
+    let layers = layers_of.len();
     let mut step = Arena::planning("analysis");
     dictionary.plan(&mut step, rows, about.top_k(), None)?;
     let (model_path, architecture) = model(settings.model.as_ref(), &mut obstacles).unzip();
@@ -89,24 +91,29 @@ pub fn plan_analysis(settings: &AnalyzeSettings, registry: &Registry) -> Result<
     memory.push(about_so("program", PROGRAM));
     let l0 = if about.act_fn().has_k() { about.top_k() } else { USUAL_L0.min(d_sae) };
     let rules = Rules::new(&settings.analyzer);
-    let statistics = layers * rules.bytes(d_sae, l0 as f64, len);
+    let tokens = settings.analyzer.total_analyzing_tokens;
+    let statistics = layers * rules.bytes(d_sae, l0 as f64, len, tokens);
     memory.push(about_so("statistics and samples", statistics));
-    let moving = flow.blocks(architecture.as_ref(), None).bytes();
-    memory.push(about_so("batches and model activations", moving));
     // Contexts wait until there is a batch of them.
     let waiting = (factory.batch_size - 1 + factory.model_batch_size) * len * widths * size_of::<f32>();
-    memory.push(about_so("contexts waiting", waiting));
     let pass = [
+        about_so("batches and model activations", flow.blocks(architecture.as_ref(), None).bytes()),
+        about_so("contexts waiting", waiting),
         exact("encoding", step.used()),
         about_so("codes on the host", codes(rows, d_sae, l0, layers, about.act_fn().has_k())),
     ];
-    let after = [about_so("comparison of decoders", directions(settings, d_sae, architecture.as_ref()))];
+    let after = After::of(&settings.analyzer, &*dictionary, &layers_of, architecture.as_ref(), len);
+    let comparison =
+        [about_so("found of decoders", after.found), about_so("comparison of decoders", after.working)];
+    let writing = [about_so("found of decoders", after.found), about_so("writing", after.writing)];
+    // One after the other; each gives back what it had.
     let sum = |all: &[Memory]| all.iter().map(|m| m.bytes).sum::<usize>();
-    memory.extend_from_slice(if sum(&pass) > sum(&after) { &pass } else { &after });
+    let most = [&pass[..], &comparison, &writing].into_iter().max_by_key(|all| sum(all));
+    memory.extend_from_slice(most.unwrap_or_default());
     let tensors = largest(&*dictionary, std::slice::from_ref(&step));
     Ok(AnalysisPlan {
         device: settings.device_type.clone(),
-        tokens: settings.analyzer.total_analyzing_tokens,
+        tokens,
         batch_rows: rows,
         d_sae,
         layers,
@@ -117,19 +124,56 @@ pub fn plan_analysis(settings: &AnalyzeSettings, registry: &Registry) -> Result<
     })
 }
 
-/// Downloaded values and columns, pairs by row, pairs by feature.
+/// Downloaded values and columns, pairs by row, pairs by feature with where each feature's begin.
 fn codes(rows: usize, d_sae: usize, l0: usize, layers: usize, sparse: bool) -> usize {
     let entries = rows * l0;
     let downloaded = if sparse { entries * 8 } else { rows * d_sae * 4 };
-    layers * entries * 8 + downloaded + entries * 8
+    // Lists that grow have up to twice what they hold.
+    layers * entries * 12 + downloaded + entries * 8 + d_sae * 8
 }
 
-/// Blocks of products and of logits on the device, which keeps the first for later, one of them on the host, and what is found.
-fn directions(settings: &AnalyzeSettings, d_sae: usize, lm: Option<&Architecture>) -> usize {
-    let block = |columns: usize| (d_sae * columns * 4).min(DIRECTIONS_BLOCK.max(columns * 4));
-    let s = &settings.analyzer;
-    let neighbours = if s.n_neighbours > 0 { block(d_sae) } else { 0 };
-    let logits = lm.filter(|_| s.n_logits > 0).map_or(0, |a| block(a.d_vocab));
-    // Texts of tokens are strings of their own.
-    neighbours + logits + neighbours.max(logits) + d_sae * (s.n_neighbours * 8 + 2 * s.n_logits * 48)
+/// Host and device memory of what follows the pass, layer by layer.
+struct After {
+    /// What is said of every feature, until it is written.
+    found: usize,
+    /// Blocks of products or of logits, on the device and once more on the host.
+    working: usize,
+    /// Contexts or features on their way to the store.
+    writing: usize,
+}
+
+impl After {
+    fn of(
+        s: &AnalyzerSettings,
+        dictionary: &dyn Dictionary,
+        layers: &[Option<usize>],
+        lm: Option<&Architecture>,
+        len: usize,
+    ) -> Self {
+        let d_sae = dictionary.d_sae();
+        let block =
+            |columns: usize| (DIRECTIONS_BLOCK / 4 / columns.max(1)).clamp(1, d_sae.max(1)) * columns * 4;
+        let decoders = Decoders::of(dictionary, layers.first().copied().flatten());
+        let (parts, width) = decoders.as_ref().map_or((1, 0), |d| (d.parts(), d.width()));
+        let compared = match &decoders {
+            _ if s.n_neighbours == 0 => 0,
+            // Products of all with all, row by row, wait on the host.
+            None => d_sae * d_sae * 4,
+            Some(_) => 2 * block(d_sae) + d_sae * width * 4,
+        };
+        let lm = lm.filter(|_| s.n_logits > 0 && decoders.is_some());
+        let read = lm.map_or(0, |a| {
+            let rows = block(a.d_vocab) / 4 / a.d_vocab.max(1);
+            block(a.d_vocab) * if parts > 1 { 3 } else { 2 } + 3 * rows * a.d_model * 4
+        });
+        // A list, and for tokens a text each, are allocations of their own.
+        let neighbours = if s.n_neighbours > 0 { 24 + 16 + 8 * s.n_neighbours } else { 0 };
+        let logits = if lm.is_some() { 48 + 2 * (16 + s.n_logits * (32 + 32)) } else { 0 };
+        let found = d_sae * (neighbours + logits + 24 + 16 + 4 * parts * parts);
+        let samples: usize =
+            s.subsamples.values().map(|s| s.n_samples).sum::<usize>() + s.quantile_bins * s.quantile_samples;
+        let context = 96 + len * (4 + 24 + 32);
+        let feature = 4096 + samples * 128 + logits;
+        Self { found, working: compared.max(read), writing: WRITTEN * context.max(feature) }
+    }
 }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     Result,
-    analysis::{Analyzer, Decoders, HeadRelations, Transforms, output_tokens},
+    analysis::{Analyzer, Decoders, HeadRelations, Transforms, output_tokens, writes_to_residual},
     dictionary::Dictionary,
     lm::Tokenizer,
     runners::workbench::Workbench,
@@ -22,7 +22,7 @@ use std::{
 };
 
 /// Features and contexts written at a time.
-const WRITTEN: usize = 1024;
+pub(super) const WRITTEN: usize = 1024;
 /// Tokens before and after the peak in a feature's preview.
 const AROUND: u32 = 10;
 /// Most texts of peak tokens kept.
@@ -74,17 +74,15 @@ impl Directions {
             0 => Vec::new(),
             n => decoders.neighbours(q, n, |done| tell("features compared", done))?,
         };
-        let to_residual = dictionary
-            .hook_points_out()
-            .iter()
-            .all(|h| bench.lm.hook_width(h).is_ok_and(|w| w == bench.lm.architecture().d_model));
+        q.trim()?;
         let logits = match settings.n_logits {
             0 => Vec::new(),
-            _ if !to_residual => Vec::new(),
+            _ if !writes_to_residual(&bench.lm, dictionary) => Vec::new(),
             n => output_tokens(q, &bench.lm, &bench.tokenizer, &decoders, n, |done| {
                 tell("features read out", done);
             })?,
         };
+        q.trim()?;
         Ok(Self { inner, heads: decoders.has_heads(), neighbours, logits })
     }
 
