@@ -185,7 +185,8 @@ pub trait Dictionary: Initialise + Send {
     ) -> Result<LossTerms>;
     /// Hands every gradient of the last step to `visit`, in parts that are the same, bit by bit and in order, at each call until
     /// the next step. `visit` may change the values it is given. A dictionary whose gradients would take much memory makes them
-    /// here one after the other, in the same place.
+    /// here one after the other, in the same place. Over the ranks of `base().mesh.data`, gradients in [`Param::grad`] are added
+    /// up by the optimiser before this is called; those made here, here.
     fn gradients(
         &mut self,
         q: &mut Queue,

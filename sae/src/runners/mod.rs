@@ -27,5 +27,5 @@ pub use logits::{LogitReport, attribute_logits};
 pub use plan::{LargeTensor, MemberPlan, Memory, Plan, SweepPlan, plan, plan_sweep};
 pub use sweep::{MemberReport, Outcome, SweepReport, sweep};
 pub use to_jumprelu::{ToJumpReluPlan, ToJumpReluReport, plan_to_jumprelu, to_jumprelu};
-pub use train::{Start, TrainReport, assess, train, train_on};
+pub use train::{Start, TrainReport, assess, train, train_on, train_with};
 pub use workbench::{Workbench, model_path};

@@ -1,9 +1,10 @@
 //! The training job: model, stream, dictionary, starting values, training, evaluation, folding, and the final checkpoint.
 
-use super::workbench::{Workbench, load_pretrained};
+use super::workbench::{Workbench, load_pretrained, open_queue};
 use crate::{
     Error, Result,
     dictionary::{Dictionary, ModelParts, build, checkpoint},
+    parallel::{Mesh, Together, agree, on_primary},
     settings::{
         ActivationFactorySettings, DictionaryChoice, DictionarySettings, NormActivation, PretrainedSettings,
         TrainSettings, required_model,
@@ -18,7 +19,7 @@ use crate::{
         trainer_identity,
     },
 };
-use lm_saes_runtime::{Queue, Registry};
+use lm_saes_runtime::{Group, Queue, Registry};
 use serde_json::{Map, Value, json};
 use std::{
     path::{Path, PathBuf},
@@ -71,11 +72,35 @@ pub fn train(
     observer: &mut dyn Observer,
     start: Start,
 ) -> Result<TrainReport> {
+    train_with(settings, registry, observer, start, Group::solo())
+}
+
+/// [`train`] as one of the ranks of `world`, all of which call this with the same settings. The first writes and reports; the others'
+/// observers should be silent.
+///
+/// # Errors
+/// As [`train`]; settings that differ between ranks, sizes that do not fit the number of ranks, or a rank that is missing.
+pub fn train_with(
+    settings: &TrainSettings,
+    registry: &Registry,
+    observer: &mut dyn Observer,
+    start: Start,
+    world: Group,
+) -> Result<TrainReport> {
     settings.check()?;
     let model = required_model(&settings.model, &settings.model_name)?;
     let factory = &settings.activation_factory;
+    let mesh = Mesh::new(world, settings.mesh_size())?;
+    if !mesh.is_solo() {
+        observer.phase(&format!("{} ranks", mesh.world.size()));
+        let mut all = run_config(settings);
+        all["eval"] = json!(settings.eval);
+        all["start"] = json!(format!("{start:?}"));
+        agree(&mut open_queue(registry, &settings.device_type)?, &mesh.world, &all)?;
+    }
     let mut bench =
         Workbench::open(registry, &settings.device_type, model, factory, &settings.datasets, observer)?;
+    bench.mesh = mesh;
     train_on(&mut bench, settings, observer, start)
 }
 
@@ -91,23 +116,41 @@ pub fn train_on(
 ) -> Result<TrainReport> {
     settings.check()?;
     let root = settings.trainer.exp_result_path.clone();
-    let resume = resume_from(settings, start)?;
-    let (dictionary, new) = dictionary(&mut bench.q, settings)?;
+    let mesh = bench.mesh.clone();
+    let resume = on_primary(&mut bench.q, &mesh.world, |_| resume_from(settings, start))?;
+    let (mut dictionary, new) = dictionary(&mut bench.q, settings)?;
     bench.check_hooks(&*dictionary)?;
     let rows = bench.batch_rows()?;
+    let own_rows = bench.own_rows(rows);
     let top_k = dictionary.settings().act_fn().has_k().then(|| dictionary.settings().top_k());
     let schedules = Schedules::resolve(&settings.trainer, rows as u64, top_k)?;
     let identity = identity(settings, dictionary.settings());
-    let mut stream = LiveSource { stream: bench.stream()?, model: &*bench.lm };
+    let producer = Together { model: &*bench.lm, ranks: mesh.world.clone() };
+    let mut stream = LiveSource { stream: bench.stream()?, model: &producer };
     let mut eval_tokens = if settings.eval { Some(bench.tokens()?) } else { None };
     let q = &mut bench.q;
-    let mut trainer = Trainer::new(q, dictionary, settings.trainer.clone(), schedules, rows)?;
     let (mut held, mut best_norm) = (Vec::new(), None);
-    if new && resume.is_none() {
+    let mut initial = |q: &mut Queue, dictionary: &mut dyn Dictionary| -> Result<()> {
         let model = Some(&*bench.lm as &dyn ModelParts);
-        let dictionary = trainer.dictionary_mut();
         let done = initialise(q, dictionary, &settings.initializer, &mut stream, model, observer)?;
         (held, best_norm) = (done.batches, done.best_norm);
+        Ok(())
+    };
+    let fresh = new && resume.is_none();
+    if fresh && !mesh.data.is_solo() {
+        // Starting values are chosen on whole batches, by every rank alike.
+        let memory = evaluate::plan_inference(q, &mut *dictionary, rows)?;
+        initial(q, &mut *dictionary)?;
+        for p in dictionary.params_mut() {
+            mesh.data.broadcast(q, &mut p.value, 0)?;
+        }
+        q.sync()?;
+        drop(memory);
+    }
+    dictionary.base_mut().mesh = mesh.clone();
+    let mut trainer = Trainer::new(q, dictionary, settings.trainer.clone(), schedules, own_rows)?;
+    if fresh && mesh.data.is_solo() {
+        initial(q, trainer.dictionary_mut())?;
     }
     let mut source = Replay::new(held, &mut stream);
     if let Some(dir) = &resume {
@@ -121,13 +164,17 @@ pub fn train_on(
     let mut measure = |q: &mut Queue, d: &mut dyn Dictionary| -> Result<Vec<(String, f64)>> {
         let (Some(tokens), Some(start)) = (&mut eval_tokens, &start_of_text) else { return Ok(Vec::new()) };
         tokens.seek(start)?;
-        Ok(evaluate::downstream(q, lm, d, tokens, rows, DURING)?.values())
+        let mesh = d.base().mesh.clone();
+        d.base_mut().mesh = mesh.without_data();
+        let done = evaluate::downstream(q, lm, d, tokens, own_rows, DURING);
+        d.base_mut().mesh = mesh;
+        Ok(done?.values())
     };
     let ended = trainer.fit(
         q,
         Fit {
             source: &mut source,
-            trackers: &mut trackers(settings),
+            trackers: &mut if mesh.is_primary() { trackers(settings) } else { Vec::new() },
             observer,
             evaluate: if settings.eval { Some(&mut measure) } else { None },
             identity: &identity,
@@ -146,7 +193,7 @@ pub fn train_on(
         _ => finish(bench, settings, &mut *dictionary, (steps, tokens), observer)?,
     };
     if ended == Ended::Complete {
-        snapshot::clear(&root)?;
+        on_primary(&mut bench.q, &mesh.world, |_| snapshot::clear(&root))?;
     }
     let path = root;
     Ok(TrainReport { ended, steps, tokens, elapsed, resumed_from, best_norm, evaluation, path, dictionary })
@@ -195,6 +242,8 @@ pub(super) fn finish(
     observer: &mut dyn Observer,
 ) -> Result<Option<(Quality, Downstream)>> {
     let mut evaluation = None;
+    let mesh = dictionary.base().mesh.clone();
+    dictionary.base_mut().mesh = mesh.without_data();
     if settings.eval {
         observer.phase("evaluating");
         evaluation = Some(assess(bench, dictionary, AFTER, AFTER)?);
@@ -210,7 +259,9 @@ pub(super) fn finish(
         extras.insert("stated".into(), figures.into_iter().map(|(k, v)| (k.to_string(), json!(v))).collect());
     }
     let dtype = dictionary.settings().dtype();
-    checkpoint::save(&mut bench.q, dictionary, &settings.trainer.exp_result_path, dtype, &extras)?;
+    on_primary(&mut bench.q, &mesh.world, |q| {
+        checkpoint::save(q, dictionary, &settings.trainer.exp_result_path, dtype, &extras)
+    })?;
     Ok(evaluation)
 }
 
@@ -223,7 +274,8 @@ pub fn assess(
 ) -> Result<(Quality, Downstream)> {
     bench.check_hooks(dictionary)?;
     let rows = bench.batch_rows()?;
-    let mut source = LiveSource { stream: bench.stream()?, model: &*bench.lm };
+    let producer = Together { model: &*bench.lm, ranks: bench.mesh.world.clone() };
+    let mut source = LiveSource { stream: bench.stream()?, model: &producer };
     let mut text = bench.tokens()?;
     let q = &mut bench.q;
     let _memory = evaluate::plan_inference(q, dictionary, rows)?;

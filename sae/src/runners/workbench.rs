@@ -8,6 +8,7 @@ use crate::{
     dictionary::{Dictionary, checkpoint},
     hub::{self, Facts, Hub, OpenOptions, client::hub_cache},
     lm::{Lm, SpecialIds, Tokenizer},
+    parallel::{Mesh, rows::most_rows},
     settings::{
         ActivationFactorySettings, DatasetSettings, DictionarySettings, LanguageModelSettings,
         PretrainedSettings,
@@ -37,6 +38,8 @@ pub struct Workbench {
     pub factory: ActivationFactorySettings,
     /// Text by the names the sources use.
     pub datasets: BTreeMap<String, DatasetSettings>,
+    /// The ranks that work together, each with a workbench of its own.
+    pub mesh: Mesh,
 }
 
 impl Workbench {
@@ -65,7 +68,7 @@ impl Workbench {
             lm.hook_width(hook)?;
         }
         let (factory, datasets) = (factory.clone(), datasets.clone());
-        Ok(Self { q, lm, tokenizer, policy, factory, datasets })
+        Ok(Self { q, lm, tokenizer, policy, factory, datasets, mesh: Mesh::solo() })
     }
 
     /// A stream of activations from the beginning of the text.
@@ -96,6 +99,13 @@ impl Workbench {
     /// Rows of a full batch.
     pub fn batch_rows(&self) -> Result<usize> {
         batch_rows(&self.factory, self.policy.context_size)
+    }
+
+    /// Most rows this rank gets of a batch of `rows`.
+    pub fn own_rows(&self, rows: usize) -> usize {
+        let whole = self.factory.target == Target::Activations2d;
+        let context = self.policy.context_size.filter(|_| whole);
+        most_rows(rows, context, self.mesh.data.size())
     }
 
     /// Checks that the model and the stream give what the dictionary needs, in its width.

@@ -4,6 +4,7 @@
 use super::{
     TrainSettings, from_tree,
     load::{apply_override, read_tree, split_key},
+    train::single,
 };
 use crate::{Error, Result, training::difference};
 use serde_json::{Map, Value, json};
@@ -110,6 +111,7 @@ impl Draft {
         };
         let settings: TrainSettings = from_tree(&self.tree).map_err(about)?;
         settings.check().map_err(about)?;
+        single("data_parallel_size", settings.data_parallel_size).map_err(about)?;
         if settings.trainer.from_pretrained_path.is_some() {
             let what = "continues one run; a sweep continues as a whole, with --resume";
             return Err(about(Error::setting("trainer.from_pretrained_path", what)));

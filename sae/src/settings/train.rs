@@ -4,7 +4,7 @@ use super::{
     ActFn, ActivationFactorySettings, DatasetSettings, DictionaryChoice, DictionarySettings,
     InitializerSettings, LanguageModelSettings, PretrainedSettings, TrainerSettings,
 };
-use crate::{Error, Result, activations::Target};
+use crate::{Error, Result, activations::Target, parallel::MeshSize};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
@@ -33,10 +33,10 @@ pub struct TrainSettings {
     /// Evaluate on the language model every `trainer.eval_frequency` steps and at the end.
     #[serde(default)]
     pub eval: bool,
-    /// Must be 1.
+    /// Ranks among which the rows of every batch are divided; the job is started with as many (times `model_parallel_size`).
     #[serde(default = "one")]
     pub data_parallel_size: usize,
-    /// Must be 1.
+    /// Ranks among which the features are divided. Must be 1.
     #[serde(default = "one")]
     pub model_parallel_size: usize,
     /// Database to register in. Parsed; nothing is registered yet.
@@ -238,8 +238,13 @@ impl TrainSettings {
     /// # Errors
     /// [`Error::Setting`] naming the key.
     pub fn check(&self) -> Result<()> {
-        single("data_parallel_size", self.data_parallel_size)?;
         single("model_parallel_size", self.model_parallel_size)?;
+        let (ranks, batch) = (self.data_parallel_size, self.activation_factory.batch_size);
+        if ranks == 0 || !batch.is_multiple_of(ranks) {
+            let what =
+                format!("is {ranks}, but activation_factory.batch_size = {batch} must be divisible by it");
+            return Err(Error::setting("data_parallel_size", what));
+        }
         if let DictionaryChoice::Settings(sae) = &self.sae {
             if sae.pretrained().is_none() {
                 check_dictionary(sae)?;
@@ -247,6 +252,11 @@ impl TrainSettings {
             contexts_fit(sae, &self.activation_factory)?;
         }
         self.trainer.check()
+    }
+
+    /// The ranks the job needs.
+    pub fn mesh_size(&self) -> MeshSize {
+        MeshSize { data: self.data_parallel_size, head: 1, model: self.model_parallel_size }
     }
 
     /// Puts the whole run on another device than the file names.
@@ -315,7 +325,7 @@ pub(super) fn single(key: &str, value: usize) -> Result<()> {
     if value == 1 {
         return Ok(());
     }
-    Err(Error::setting(key, format!("{value} processes are not supported yet; set it to 1")))
+    Err(Error::setting(key, format!("{value} ranks are not supported here yet; set it to 1")))
 }
 
 /// The language model's settings; a job on text needs them.

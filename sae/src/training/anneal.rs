@@ -41,6 +41,8 @@ pub(super) fn ratio(
             *sum += each.iter().zip(weight).map(|(v, w)| f64::from(*v) * f64::from(*w)).sum::<f64>();
         }
     }
+    let data = dictionary.base().mesh.data.clone();
+    data.sum_f64(q, &mut sums)?;
     let ratio = sums[0] / sums[1];
     Ok(if ratio.is_finite() && ratio > 0.0 { ratio } else { 1.0 })
 }

@@ -4,9 +4,10 @@
 use crate::{
     Result,
     dictionary::{Codes, Coefficients, Dictionary, LossTerms, ParamGroup, StepInput},
+    parallel::Axis,
     training::optimizer::GradientNorms,
 };
-use lm_saes_runtime::{Arena, DType, MapKind, Queue, ReduceKind, Tensor, View};
+use lm_saes_runtime::{Arena, DType, MapKind, Queue, ReduceKind, Reduction, Tensor, View};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -34,6 +35,8 @@ pub struct MetricWindow {
     rows: Tensor,
     /// Σf and the number of active features over the batch, `[1, 2]`.
     total: Tensor,
+    /// Who has the other rows of each batch.
+    data: Axis,
 }
 
 /// Sums over steps. Serialised bit by bit, so that a resumed run records the same numbers.
@@ -107,6 +110,7 @@ impl MetricWindow {
             averaged_heads: dictionary.averaged_heads(),
             layers: dictionary.layer_metrics(),
             own: BTreeMap::new(),
+            data: dictionary.base().mesh.data.clone(),
         })
     }
 
@@ -138,16 +142,21 @@ impl MetricWindow {
             total += sum;
             active += n;
         }
-        self.sums.values[FEATURE_ACT] += if active > 0.0 { total / active } else { 0.0 };
         // Without a mask the total is that of the rows that count; with one, the counters know.
         let counted = if input.mask.is_some() { (self.count_fired(q)? - before) as f64 } else { active };
+        let mut sums = [total, active, counted];
+        self.data.sum_f64(q, &mut sums)?;
+        let [total, active, counted] = sums;
+        self.sums.values[FEATURE_ACT] += if active > 0.0 { total / active } else { 0.0 };
         self.last = (counted / (input.n_tokens.max(1) * self.averaged_heads) as f64, 0.0);
         let reconstructions = dictionary.reconstruction();
         let heads = input.labels.len() as f64;
         let mut l_rec = 0.0;
         for (l, (y, yhat)) in input.labels.iter().zip(reconstructions).enumerate() {
             let r = self.row_sums(q, *y, yhat, input.weight)?;
-            let f = fit(&r, y.rows(), weight);
+            let mut sums = fit_sums(&r, y.rows(), weight);
+            self.data.sum_f64(q, &mut sums)?;
+            let f = fit(sums);
             for (slot, value) in
                 [(EV, f.ev), (EV_LEGACY, f.ev_legacy), (ERROR, f.error), (ERROR_RATIO, f.error_ratio)]
             {
@@ -173,7 +182,9 @@ impl MetricWindow {
         let l_s = match dictionary.row_penalty() {
             Some(rows) => {
                 let rows: Vec<f32> = q.download(rows)?;
-                rows.iter().map(|&v| f64::from(v)).sum::<f64>() / rows.len().max(1) as f64
+                let mut sums = [rows.iter().map(|&v| f64::from(v)).sum::<f64>(), rows.len() as f64];
+                self.data.sum_f64(q, &mut sums)?;
+                sums[0] / sums[1].max(1.0)
             }
             None => terms.l_s.map_or(0.0, f64::from),
         };
@@ -201,8 +212,19 @@ impl MetricWindow {
 
     /// Share of features that were never active in the window.
     pub fn silent_share(&self, q: &mut Queue) -> Result<f64> {
-        let fired: Vec<u32> = q.download(&self.fired)?;
+        let fired = self.fired(q)?;
         Ok(fired.iter().filter(|&&n| n == 0).count() as f64 / fired.len().max(1) as f64)
+    }
+
+    /// Rows of all ranks in which each feature was active.
+    fn fired(&self, q: &mut Queue) -> Result<Vec<u32>> {
+        let own: Vec<u32> = q.download(&self.fired)?;
+        if self.data.is_solo() {
+            return Ok(own);
+        }
+        let mut all = q.tensor(1, own.len(), &own)?;
+        self.data.all_reduce(q, &mut all, Reduction::Sum)?;
+        Ok(q.download(&all)?)
     }
 
     fn count_fired(&self, q: &mut Queue) -> Result<u64> {
@@ -216,7 +238,7 @@ impl MetricWindow {
 
     /// The metrics every dictionary has, training or not: frequencies, reconstruction, L0.
     pub fn quality(&self, q: &mut Queue) -> Result<Vec<(String, f64)>> {
-        let fired: Vec<u32> = q.download(&self.fired)?;
+        let fired = self.fired(q)?;
         let mut all = self.frequencies(&fired, "");
         all.extend(named([
             ("metrics/mean_feature_act", self.mean(FEATURE_ACT)),
@@ -301,7 +323,7 @@ impl MetricWindow {
             tokens: self.sums.tokens,
             values: self.sums.values.iter().map(|v| v.to_bits()).collect(),
             own: self.own.iter().map(|(name, v)| (name.clone(), v.to_bits())).collect(),
-            fired: q.download(&self.fired)?,
+            fired: self.fired(q)?,
         })
     }
 
@@ -312,7 +334,11 @@ impl MetricWindow {
             *to = f64::from_bits(*from);
         }
         self.own = saved.own.iter().map(|(name, &v)| (name.clone(), f64::from_bits(v))).collect();
-        Ok(q.upload(&saved.fired, &mut self.fired)?)
+        // The counters of the ranks are added up: one of them goes on with what was saved.
+        match self.data.rank() {
+            0 => Ok(q.upload(&saved.fired, &mut self.fired)?),
+            _ => Ok(q.fill(&mut self.fired, 0.0)?),
+        }
     }
 
     fn mean(&self, slot: usize) -> f64 {
@@ -348,6 +374,7 @@ impl MetricWindow {
         let b = y.rows();
         let mut mean = self.mean.view_mut().slice_cols(0..y.cols());
         q.reduce_rows(ReduceKind::Sum, y, Some(weight), mean.reborrow(), 0.0)?;
+        self.data.all_reduce(q, mean.reborrow(), Reduction::Sum)?;
         let mut at = 0;
         while at < b {
             let n = BLOCK.min(b - at);
@@ -388,9 +415,9 @@ struct Fit {
     error_ratio: f64,
 }
 
-/// From the three sums of every row and their weights, which add up to 1.
-fn fit(rows: &[f32], b: usize, weight: &[f32]) -> Fit {
-    let (mut e2, mut c2, mut legacy, mut error, mut norm) = (0.0, 0.0, 0.0, 0.0, 0.0);
+/// Weighted sums of squared errors, squared deviations, shares explained, errors and norms, from the three sums of every row.
+fn fit_sums(rows: &[f32], b: usize, weight: &[f32]) -> [f64; 5] {
+    let [mut e2, mut c2, mut legacy, mut error, mut norm] = [0.0; 5];
     for t in (0..b).filter(|&t| weight[t] > 0.0) {
         let w = f64::from(weight[t]);
         let [e, c, y] = [rows[t], rows[b + t], rows[2 * b + t]].map(f64::from);
@@ -400,6 +427,11 @@ fn fit(rows: &[f32], b: usize, weight: &[f32]) -> Fit {
         error += w * e.sqrt();
         norm += w * y.sqrt();
     }
+    [e2, c2, legacy, error, norm]
+}
+
+/// From those sums over all rows, whose weights add up to 1.
+fn fit([e2, c2, legacy, error, norm]: [f64; 5]) -> Fit {
     Fit { l_rec: e2, ev: 1.0 - e2 / c2, ev_legacy: legacy, error, error_ratio: error / norm }
 }
 
@@ -442,7 +474,7 @@ mod tests {
     fn masked_rows_do_not_count_and_both_definitions_of_explained_variance_differ() {
         // Rows: squared error, squared deviation, squared norm; the last row is masked.
         let rows = [1.0, 4.0, 99.0, 10.0, 8.0, 99.0, 4.0, 16.0, 99.0];
-        let f = fit(&rows, 3, &[0.5, 0.5, 0.0]);
+        let f = fit(fit_sums(&rows, 3, &[0.5, 0.5, 0.0]));
         assert!((f.l_rec - 2.5).abs() < 1e-12);
         assert!((f.ev - (1.0 - 2.5 / 9.0)).abs() < 1e-12);
         assert!((f.ev_legacy - (0.9 + 0.5) / 2.0).abs() < 1e-12);

@@ -6,7 +6,7 @@ use crate::{
     dictionary::{Dictionary, GradientPart, ParamGroup},
     settings::{OptimizerKind, TrainerSettings},
 };
-use lm_saes_runtime::{AdamArgs, Arena, DType, MapKind, Queue, ReduceKind, Tensor};
+use lm_saes_runtime::{AdamArgs, Arena, DType, MapKind, Queue, ReduceKind, Reduction, Tensor};
 
 const EPS: f32 = 1e-8;
 
@@ -107,7 +107,7 @@ impl Optimizer {
         &mut self.moments
     }
 
-    /// One update of all parameters from their gradients. `lr` is that of the others and of the thresholds.
+    /// One update of all parameters from their gradients, those that are kept being added up over the ranks first. `lr` is that of the others and of the thresholds.
     ///
     /// # Errors
     /// [`Error::NonFinite`] when a gradient is not finite; with clipping or sparse Adam no parameter has changed then.
@@ -119,6 +119,10 @@ impl Optimizer {
         step: u64,
     ) -> Result<GradientNorms> {
         let sparse = self.kind == OptimizerKind::SparseAdam;
+        let data = dictionary.base().mesh.data.clone();
+        for grad in dictionary.params_mut().into_iter().filter_map(|p| p.grad.as_mut()) {
+            data.all_reduce(q, grad, Reduction::Sum)?;
+        }
         // The fused update measures the gradient in passing; only these two need the figures first.
         let first = if sparse || self.clip > 0.0 {
             self.measure(q, dictionary)?;

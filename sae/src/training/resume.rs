@@ -19,7 +19,7 @@ const MOMENTS: &str = "optimizer.safetensors";
 /// Contents of `trainer.json`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Saved {
+pub(super) struct Saved {
     version: String,
     step: u64,
     tokens: u64,
@@ -38,6 +38,31 @@ struct Saved {
 impl Trainer {
     /// Writes the complete state of the run but for its stream into `dir`: dictionary, moments, and the rest as JSON.
     pub fn save(&self, q: &mut Queue, identity: &Value, dir: &Path) -> Result<()> {
+        let saved = self.state(q, identity)?;
+        self.save_as(q, &saved, dir)
+    }
+
+    /// What a snapshot says beside its tensors. All ranks of the mesh take part.
+    pub(super) fn state(&self, q: &mut Queue, identity: &Value) -> Result<Saved> {
+        let moments = self.parts.optimizer.moments();
+        let window = self.parts.window.as_ref().map(|w| w.save(q)).transpose()?;
+        let since = self.parts.dead.as_ref().map(|d| q.download(&d.since)).transpose()?;
+        Ok(Saved {
+            version: env!("CARGO_PKG_VERSION").into(),
+            step: self.step,
+            tokens: self.tokens,
+            schedules: self.schedules.clone(),
+            identity: identity.clone(),
+            updates: moments.iter().map(|m| (m.name.clone(), m.t)).collect(),
+            window,
+            since,
+            anneal_gain: Some(self.anneal_gain.to_bits()),
+            resampled: self.resampled,
+        })
+    }
+
+    /// Writes tensors and `saved` into `dir`; one rank does.
+    pub(super) fn save_as(&self, q: &mut Queue, saved: &Saved, dir: &Path) -> Result<()> {
         // Always in full precision, whatever the final weights will be stored as.
         checkpoint::save(q, &*self.dictionary, dir, DTypeName::F32, &Map::new())?;
         let moments = self.parts.optimizer.moments();
@@ -51,21 +76,7 @@ impl Trainer {
         tensorfile::write_with(&dir.join(MOMENTS), &tensors, Precision::F32, &[], |i, put| {
             in_pieces(q, if i % 2 == 0 { &moments[i / 2].m } else { &moments[i / 2].v }, put)
         })?;
-        let window = self.parts.window.as_ref().map(|w| w.save(q)).transpose()?;
-        let since = self.parts.dead.as_ref().map(|d| q.download(&d.since)).transpose()?;
-        let saved = Saved {
-            version: env!("CARGO_PKG_VERSION").into(),
-            step: self.step,
-            tokens: self.tokens,
-            schedules: self.schedules.clone(),
-            identity: identity.clone(),
-            updates: moments.iter().map(|m| (m.name.clone(), m.t)).collect(),
-            window,
-            since,
-            anneal_gain: Some(self.anneal_gain.to_bits()),
-            resampled: self.resampled,
-        };
-        snapshot::write_json(&dir.join(STATE), &saved)
+        snapshot::write_json(&dir.join(STATE), saved)
     }
 
     /// Takes up the run saved in `dir`. Settings under `trainer` and `sae` must agree; where those under `data` do not, the

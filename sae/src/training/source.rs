@@ -98,6 +98,8 @@ pub struct InputBuffers {
     weight: Tensor,
     scaler: Scaler,
     rows: usize,
+    /// Rows that count in the batch loaded last, other ranks' included.
+    counted: usize,
 }
 
 impl InputBuffers {
@@ -108,6 +110,7 @@ impl InputBuffers {
             weight: arena.tensor("row weights", rows, 1, DType::F32)?,
             scaler: Scaler::plan(arena, rows)?,
             rows,
+            counted: 0,
         })
     }
 
@@ -123,7 +126,23 @@ impl InputBuffers {
         hook_points: &[String],
         batch: &mut Batch,
     ) -> Result<Vec<f32>> {
-        self.check(batch)?;
+        let counted = batch.n_valid;
+        self.load_share(q, dictionary, hook_points, batch, counted)
+    }
+
+    /// [`InputBuffers::load`] of this rank's share of a batch of which `counted` rows count in all.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_share(
+        &mut self,
+        q: &mut Queue,
+        dictionary: &dyn Dictionary,
+        hook_points: &[String],
+        batch: &mut Batch,
+        counted: usize,
+    ) -> Result<Vec<f32>> {
+        self.check(batch, counted)?;
         let needed = needed(dictionary);
         for (hook_point, acts) in hook_points.iter().zip(&mut batch.acts) {
             if !needed.contains(hook_point) {
@@ -134,26 +153,25 @@ impl InputBuffers {
                 self.scaler.in_place(q, &scaling, batch.contexts.map(|(_, len)| len), acts)?;
             }
         }
-        self.load_rows(q, batch)
+        self.load_rows(q, batch, counted)
     }
 
-    fn check(&self, batch: &Batch) -> Result<()> {
+    fn check(&self, batch: &Batch, counted: usize) -> Result<()> {
         let rows = batch.rows();
-        if rows > self.rows || batch.n_valid == 0 {
-            let what = format!(
-                "a batch of {rows} rows, {} of which count; planned for 1 to {}",
-                batch.n_valid, self.rows
-            );
+        if rows > self.rows || counted == 0 {
+            let what =
+                format!("a batch of {rows} rows, {counted} of which count; planned for 1 to {}", self.rows);
             return Err(Error::Data { what });
         }
         Ok(())
     }
 
-    /// Mask and weights alone, for activations that were normalised elsewhere.
-    pub fn load_rows(&mut self, q: &mut Queue, batch: &Batch) -> Result<Vec<f32>> {
-        self.check(batch)?;
+    /// Mask and weights alone, for activations that were normalised elsewhere; `counted` rows of the whole batch count.
+    pub fn load_rows(&mut self, q: &mut Queue, batch: &Batch, counted: usize) -> Result<Vec<f32>> {
+        self.check(batch, counted)?;
+        self.counted = counted;
         let rows = batch.rows();
-        let share = 1.0 / batch.n_valid as f32;
+        let share = 1.0 / counted as f32;
         let weight: Vec<f32> = batch.mask.iter().map(|&m| if m != 0 { share } else { 0.0 }).collect();
         q.upload(&weight, self.weight.rows_mut(0..rows))?;
         q.upload(&batch.mask, self.mask.view_mut().slice_cols(0..rows))?;
@@ -185,7 +203,7 @@ impl InputBuffers {
             context: batch.contexts.map(|(_, len)| len),
             mask: batch.has_masked().then(|| self.mask.view().slice_cols(0..rows)),
             weight: self.weight.rows_view(0..rows),
-            n_tokens: batch.n_valid,
+            n_tokens: self.counted,
         })
     }
 }

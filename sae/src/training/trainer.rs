@@ -15,6 +15,7 @@ use crate::{
     Error, Result,
     activations::Batch,
     dictionary::{Coefficients, DeadFeatures, Dictionary, LossTerms, checkpoint},
+    parallel::rows,
     settings::TrainerSettings,
 };
 use lm_saes_runtime::{Arena, DType, Queue, View};
@@ -92,7 +93,7 @@ pub struct Fit<'a> {
 }
 
 impl Trainer {
-    /// A trainer of `dictionary` on batches of up to `rows` rows, all memory taken.
+    /// A trainer of `dictionary` on batches of which this rank takes up to `rows` rows, all memory taken. Its mesh is the dictionary's.
     pub fn new(
         q: &mut Queue,
         mut dictionary: Box<dyn Dictionary>,
@@ -186,13 +187,24 @@ impl Trainer {
         self.schedules.l1.at(s) * self.anneal_gain
     }
 
-    /// One step on a batch whose activations lie in the order of `hook_points`; they are normalised in place.
+    /// One step on a batch whose activations lie in the order of `hook_points`; they are normalised in place. Where several ranks
+    /// train, all call this with the same batch.
     ///
     /// # Errors
     /// [`Error::NonFinite`] when loss or gradients are not finite.
     pub fn step(&mut self, q: &mut Queue, hook_points: &[String], batch: &mut Batch) -> Result<StepReport> {
-        let weight = self.parts.buffers.load(q, &*self.dictionary, hook_points, batch)?;
-        self.step_on(q, hook_points, &source::views(batch), batch, &weight)
+        let counted = batch.n_valid;
+        let data = self.dictionary.base().mesh.data.clone();
+        let mut share;
+        let own = match data.is_solo() {
+            true => batch,
+            false => {
+                share = rows::share(q, batch, &data)?;
+                &mut share
+            }
+        };
+        let weight = self.parts.buffers.load_share(q, &*self.dictionary, hook_points, own, counted)?;
+        self.step_on(q, hook_points, &source::views(own), own, &weight, counted)
     }
 
     /// One step on activations that were normalised elsewhere, in the order of `hook_points`; `batch` says what its rows are.
@@ -206,8 +218,8 @@ impl Trainer {
         acts: &[View<'_>],
         batch: &Batch,
     ) -> Result<StepReport> {
-        let weight = self.parts.buffers.load_rows(q, batch)?;
-        self.step_on(q, hook_points, acts, batch, &weight)
+        let weight = self.parts.buffers.load_rows(q, batch, batch.n_valid)?;
+        self.step_on(q, hook_points, acts, batch, &weight, batch.n_valid)
     }
 
     fn step_on(
@@ -217,6 +229,7 @@ impl Trainer {
         acts: &[View<'_>],
         batch: &Batch,
         weight: &[f32],
+        counted: usize,
     ) -> Result<StepReport> {
         let (s, tokens_before) = (self.step, self.tokens);
         let (coefficients, l1) = (self.coefficients(s), self.l1(s));
@@ -254,7 +267,7 @@ impl Trainer {
             window.gradients(gradients);
         }
         self.step += 1;
-        self.tokens += batch.n_valid as u64;
+        self.tokens += counted as u64;
         Ok(StepReport { terms, lr, coefficients, l1, gradients, tokens_before, quality })
     }
 
@@ -277,13 +290,14 @@ impl Trainer {
 
     fn fit_steps(&mut self, q: &mut Queue, fit: &mut Fit<'_>) -> Result<Ended> {
         let began = (Instant::now(), self.step, self.tokens);
+        let mesh = self.dictionary.base().mesh.clone();
         while !self.is_complete() {
             let Some(mut batch) = fit.source.next(q)? else {
                 self.snapshot(q, fit)?;
                 return Ok(Ended::EndOfStream);
             };
-            // Nothing to learn from padding alone.
-            if batch.n_valid == 0 {
+            // Nothing to learn from padding alone; and the rest of a text may not do for all ranks.
+            if batch.n_valid == 0 || !rows::enough(&batch, mesh.data.size()) {
                 continue;
             }
             let report = self.step(q, fit.source.hook_points(), &mut batch).map_err(|e| self.with_hint(e))?;
@@ -294,7 +308,10 @@ impl Trainer {
             if self.snapshot_due() {
                 self.snapshot(q, fit)?;
             }
-            if flow.is_break() && !self.is_complete() {
+            // One rank's wish to stop is everybody's.
+            let mut stop = [f64::from(u8::from(flow.is_break()))];
+            mesh.world.sum_f64(q, &mut stop)?;
+            if stop[0] > 0.0 && !self.is_complete() {
                 self.snapshot(q, fit)?;
                 return Ok(Ended::Stopped);
             }
@@ -324,7 +341,7 @@ impl Trainer {
             trackers.iter_mut().try_for_each(|t| t.record(&record))?;
             observer.record(&record);
         }
-        if self.schedules.checkpoints.contains(&self.step) {
+        if self.schedules.checkpoints.contains(&self.step) && self.dictionary.base().mesh.is_primary() {
             let file =
                 snapshot::folder(&self.settings.exp_result_path).join(format!("{}.safetensors", self.step));
             checkpoint::save_weights(q, &*self.dictionary, &file, self.dictionary.settings().dtype())?;
@@ -402,13 +419,18 @@ impl Trainer {
     }
 
     fn snapshot(&mut self, q: &mut Queue, fit: &mut Fit<'_>) -> Result<()> {
-        let root = self.settings.exp_result_path.clone();
-        let path = snapshot::write(&root, self.step, self.settings.snapshots_kept, |dir| {
-            self.save(q, fit.identity, dir)?;
-            fit.source.save_state(q, &dir.join(snapshot::STREAM))
-        })?;
-        fit.observer.snapshot(&path);
-        Ok(())
+        let mesh = self.dictionary.base().mesh.clone();
+        let saved = self.state(q, fit.identity)?;
+        if mesh.is_primary() {
+            let root = self.settings.exp_result_path.clone();
+            let path = snapshot::write(&root, self.step, self.settings.snapshots_kept, |dir| {
+                self.save_as(q, &saved, dir)?;
+                fit.source.save_state(q, &dir.join(snapshot::STREAM))
+            })?;
+            fit.observer.snapshot(&path);
+        }
+        // Whoever goes on has a snapshot behind it.
+        mesh.world.barrier(q)
     }
 }
 

@@ -9,10 +9,11 @@ use super::{
 use crate::{
     Result,
     dictionary::{Dictionary, GradientPart, LossTerms, StepInput, coder::blocks, grad, slots::Slots},
+    parallel::Axis,
     training::{LossSettings, SparsityLoss},
 };
 use lm_saes_runtime::{
-    GemmOpts, MapKind, PenaltyArgs, PenaltyKind, Queue, ReduceKind, Tensor, View, ViewMut,
+    GemmOpts, MapKind, PenaltyArgs, PenaltyKind, Queue, ReduceKind, Reduction, Tensor, View, ViewMut,
 };
 use std::ops::Range;
 
@@ -71,7 +72,7 @@ impl Clt {
             // θ = exp(log θ)
             q.zip(MapKind::Mul, dtheta, &*theta, 1.0, 0.0, grad(log_theta)?)?;
         }
-        terms(q, t, layers, input.weight, settings, l1)
+        terms(q, &self.base.mesh.data, t, layers, input.weight, settings, l1)
     }
 
     /// Gradients of all parameters but the decoders, which are kept; then of each decoder in turn, from codes and errors of the
@@ -85,7 +86,7 @@ impl Clt {
         for (i, p) in self.params_mut().into_iter().enumerate().filter(|(i, _)| !decoders.contains(i)) {
             visit(q, p.part(i)?)?;
         }
-        let Self { p, work: Work { train: Some(t), codes, done, .. }, .. } = self else {
+        let Self { base, p, work: Work { train: Some(t), codes, done, .. }, .. } = self else {
             return Err(mixed_up());
         };
         let Train { path, dy, dw, .. } = t;
@@ -106,6 +107,7 @@ impl Clt {
                     }
                     _ => return Err(mixed_up()),
                 }
+                base.mesh.data.all_reduce(q, &mut *dw, Reduction::Sum)?;
                 let part = GradientPart {
                     param: Params::DECODERS + target,
                     rows: own.clone(),
@@ -121,13 +123,17 @@ impl Clt {
     /// Fills what depends on row weights and coefficients only.
     fn prepare(&mut self, q: &mut Queue, input: &StepInput<'_>, s: &LossSettings, l1: f32) -> Result<()> {
         let (rows, layers) = (input.weight.rows(), self.p.layers as f32);
+        let total = match s.sparsity {
+            Some(SparsityLoss::TanhQuad) => self.base.mesh.data.total(q, rows)?,
+            _ => rows,
+        };
         let Work { train: Some(t), .. } = &mut self.work else { return Err(mixed_up()) };
         q.fill(t.ones.rows_mut(0..rows), 1.0)?;
         q.map(MapKind::Affine, input.weight, 2.0 / layers, 0.0, t.error_weight.rows_mut(0..rows))?;
         let penalty = t.penalty_weight.rows_mut(0..rows);
         match s.sparsity {
             // A mean over all rows, masked ones too; the coefficient is in the column gains.
-            Some(SparsityLoss::TanhQuad) => q.fill(penalty, 1.0 / (rows as f32 * layers))?,
+            Some(SparsityLoss::TanhQuad) => q.fill(penalty, 1.0 / (total as f32 * layers))?,
             Some(_) => q.map(MapKind::Affine, input.weight, l1 / layers, 0.0, penalty)?,
             None => {}
         }
@@ -161,7 +167,7 @@ impl Clt {
         let Work { train: Some(t), codes, norms, done, block, .. } = &mut self.work else {
             return Err(mixed_up());
         };
-        let n = (*done * self.p.layers) as f32;
+        let n = (self.base.mesh.data.total(q, *done)? * self.p.layers) as f32;
         q.fill(&mut t.quad, 0.0)?;
         for l in 0..self.p.layers {
             let args = PenaltyArgs {
@@ -188,6 +194,7 @@ impl Clt {
                 _ => return Err(mixed_up()),
             }
         }
+        self.base.mesh.data.all_reduce(q, &mut t.quad, Reduction::Sum)?;
         q.map_in_place(MapKind::Affine, 1.0 / n, 0.0, &mut t.quad)?;
         Ok(q.map(MapKind::Affine, &t.quad, 2.0 * l1 / settings.frequency_scale, l1, &mut t.quad_gain)?)
     }
@@ -315,9 +322,10 @@ fn encoder_grads(
     slots.outer(q, codes.view(l), ones, db, 0.0)
 }
 
-/// Sums the parts and brings them to the host, in one transfer.
+/// Sums the parts and brings them to the host, in one transfer; over the ranks that share the batch, too.
 fn terms(
     q: &mut Queue,
+    data: &Axis,
     t: &mut Train,
     layers: usize,
     weight: View<'_>,
@@ -336,7 +344,8 @@ fn terms(
         q.reduce_cols(ReduceKind::Sum, &*quad, at(scalars, QUAD..QUAD + 1), 0.0)?;
         q.reduce_cols(ReduceKind::SumSq, &*quad, at(scalars, SQUARES..SQUARES + 1), 0.0)?;
     }
-    let sums: Vec<f32> = q.download(&*scalars)?;
+    let mut sums: Vec<f32> = q.download(&*scalars)?;
+    data.sum_parts(q, &mut sums, &[QUAD, SQUARES])?;
     let l_rec = sums[REC] / layers as f32;
     let l_s = s.sparsity.map(|kind| match kind {
         SparsityLoss::TanhQuad => l1 * (sums[QUAD] + sums[SQUARES] / s.frequency_scale),

@@ -4,7 +4,12 @@ use super::{
     Clt, Params,
     work::{Store, Work, joint, mixed_up},
 };
-use crate::{Result, dictionary::coder::blocks, settings::ActFn};
+use crate::{
+    Result,
+    dictionary::coder::blocks,
+    parallel::{Selected, select_over_batch},
+    settings::ActFn,
+};
 use lm_saes_runtime::{CompactArgs, GemmOpts, Queue, Select, View, ViewMut};
 
 /// `h = x·W_E[l] + b_E[l]`, `x [B, d]`, `h [B, S]`.
@@ -19,6 +24,9 @@ impl Clt {
     pub(super) fn encode(&mut self, q: &mut Queue, x: &[View<'_>], k: usize) -> Result<()> {
         if let Store::Sparse(codes) = &mut self.work.codes {
             codes.set(x[0].rows(), k);
+            if codes.spans_batch() {
+                codes.set_total(self.base.mesh.data.total(q, x[0].rows())?);
+            }
         }
         if joint(self.base.planned_act_fn()) {
             return self.encode_joint(q, x);
@@ -60,10 +68,9 @@ impl Clt {
         hidden(q, &self.p, l, x, h.reborrow())?;
         let scale = gated.then(|| norms.view().slice_cols(self.p.of(l)));
         let select = Select { scale, mask: None };
-        let (vals, idx, ptr, mut thr) = codes.ragged_mut(Some(l))?;
-        q.threshold(h.as_view(), select, budget, thr.reborrow())?;
-        let rule = CompactArgs { select, theta: None, thr: Some(thr.as_view()) };
-        Ok(q.compact(h.as_view(), rule, vals, idx, ptr)?)
+        let (vals, idx, ptr, limit) = codes.ragged_mut(Some(l))?;
+        let out = Selected { vals, idx, ptr, limit };
+        select_over_batch(q, &self.base.mesh.data, h.as_view(), select, budget, out)
     }
 
     /// layertopk and batchlayertopk: all layers of a block side by side, `[block, L·S]`.
@@ -87,10 +94,9 @@ impl Clt {
                 q.topk(h.as_view(), select, vals, idx)?;
             } else {
                 let budget = codes.len();
-                let (vals, idx, ptr, mut thr) = codes.ragged_mut(None)?;
-                q.threshold(h.as_view(), select, budget, thr.reborrow())?;
-                let rule = CompactArgs { select, theta: None, thr: Some(thr.as_view()) };
-                q.compact(h.as_view(), rule, vals, idx, ptr)?;
+                let (vals, idx, ptr, limit) = codes.ragged_mut(None)?;
+                let out = Selected { vals, idx, ptr, limit };
+                select_over_batch(q, &self.base.mesh.data, h.as_view(), select, budget, out)?;
             }
         }
         codes.divide(q)

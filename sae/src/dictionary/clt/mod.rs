@@ -77,7 +77,7 @@ impl Clt {
     fn zeros(q: &mut Queue, settings: &DictionarySettings, own: &CltSettings) -> Result<Self> {
         let (layers, s, d) = (own.hook_points_in.len(), settings.d_sae(), settings.d_model());
         // For no rows: every step is refused until the dictionary has been planned.
-        let work = Work::plan(&mut Arena::planning("nothing"), settings, layers, 0, 0, None)?;
+        let work = Work::plan(&mut Arena::planning("nothing"), settings, layers, 0, (0, 1), None)?;
         let decoder = |q: &mut Queue, t: usize| Param::zeros(q, &format!("W_D.{t}"), &[t + 1, s, d]);
         let bias = |q: &mut Queue, t: usize| Param::zeros(q, &format!("b_D.{t}"), &[d]);
         let p = Params {
@@ -198,7 +198,8 @@ impl Dictionary for Clt {
             p.plan_grad(arena, loss.is_some() && !decoders.contains(&i))?;
         }
         let planned = self.base.planned(loss.is_some());
-        self.work = Work::plan(arena, &planned, self.p.layers, rows, max_k, loss)?;
+        let ranks = self.base.mesh.data.size();
+        self.work = Work::plan(arena, &planned, self.p.layers, rows, (max_k, ranks), loss)?;
         Ok(())
     }
 
@@ -226,6 +227,9 @@ impl Dictionary for Clt {
         self.begin(q, x.rows(), k, false, false)?;
         if let Store::Sparse(codes) = &mut self.work.codes {
             codes.set(x.rows(), k);
+            if codes.spans_batch() {
+                codes.set_total(self.base.mesh.data.total(q, x.rows())?);
+            }
         }
         self.encode_layer(q, l, x)?;
         self.codes().into_iter().nth(l).ok_or_else(work::mixed_up)

@@ -60,6 +60,8 @@ pub(in crate::dictionary) struct LayerCodes {
     s: usize,
     rows: usize,
     k: usize,
+    /// Slots of each selection.
+    budget: usize,
 }
 
 /// Buffers of loss and gradients.
@@ -124,7 +126,7 @@ impl Work {
         cfg: &DictionarySettings,
         layers: usize,
         rows: usize,
-        max_k: usize,
+        (max_k, ranks): (usize, usize),
         loss: Option<&LossSettings>,
     ) -> Result<Self> {
         let (s, d, act_fn) = (cfg.d_sae(), cfg.d_model(), cfg.act_fn());
@@ -134,13 +136,15 @@ impl Work {
             false => (MOST_BYTES / 4 / wide).clamp(64, 4096).min(rows),
         };
         let max_k = max_k.min(wide);
+        // One rank may hold all that a selection over the batch lets through.
+        let most = if spans_batch(act_fn) { max_k * ranks } else { max_k };
         let mut each = |label: &str, r, c| -> Result<Vec<Tensor>> {
             (0..layers).map(|l| Ok(arena.tensor(&format!("{label} {l}"), r, c, F32)?)).collect()
         };
         let y_hat = each("reconstruction of layer", rows, d)?;
         let codes = match act_fn.has_k() {
             false => Store::Dense(each("feature activations of layer", rows, s)?),
-            true => Store::Sparse(Box::new(LayerCodes::plan(arena, act_fn, layers, s, rows, max_k)?)),
+            true => Store::Sparse(Box::new(LayerCodes::plan(arena, act_fn, layers, s, rows, most)?)),
         };
         Ok(Self {
             rows,
@@ -155,13 +159,13 @@ impl Work {
             h: arena.tensor("pre-activations", block, wide, F32)?,
             codes,
             y_hat,
-            train: loss.map(|l| Train::plan(arena, cfg, layers, rows, block, max_k, l)).transpose()?,
+            train: loss.map(|l| Train::plan(arena, cfg, layers, rows, block, most, l)).transpose()?,
         })
     }
 }
 
 impl LayerCodes {
-    /// For up to `rows` rows; every selection has `k` slots a row.
+    /// For up to `rows` rows; every selection has up to `k` slots a row.
     pub fn plan(
         arena: &mut Arena,
         act_fn: ActFn,
@@ -203,17 +207,28 @@ impl LayerCodes {
             s,
             rows: 0,
             k: 0,
+            budget: 0,
         })
     }
 
     /// Sets the shape of the next selection; it was checked against the plan.
     pub fn set(&mut self, rows: usize, k: usize) {
-        (self.rows, self.k) = (rows, k);
+        (self.rows, self.k, self.budget) = (rows, k, rows * k);
+    }
+
+    /// Sets the budget of selections over a batch of which other ranks hold rows too, `total` in all.
+    pub fn set_total(&mut self, total: usize) {
+        self.budget = total * self.k;
+    }
+
+    /// Whether selections are over the whole batch.
+    pub fn spans_batch(&self) -> bool {
+        self.thr.is_some()
     }
 
     /// Slots of each selection.
     pub fn len(&self) -> usize {
-        self.rows * self.k
+        self.budget
     }
 
     fn shape(&self) -> (usize, usize) {

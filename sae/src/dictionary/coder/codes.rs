@@ -16,6 +16,8 @@ pub(crate) struct SparseCodes {
     n: usize,
     rows: usize,
     k: usize,
+    /// Entries of the whole selection.
+    budget: usize,
 }
 
 impl SparseCodes {
@@ -42,12 +44,18 @@ impl SparseCodes {
             n,
             rows: 0,
             k: 0,
+            budget: 0,
         })
     }
 
     /// Sets the shape of the next selection; it was checked against the plan.
     pub fn set(&mut self, rows: usize, k: usize) {
-        (self.rows, self.k) = (rows, k);
+        (self.rows, self.k, self.budget) = (rows, k, rows * k);
+    }
+
+    /// Sets the budget of a selection over a batch of which other ranks hold rows too, `total` in all.
+    pub fn set_total(&mut self, total: usize) {
+        self.budget = total * self.k;
     }
 
     /// Rows of the selection.
@@ -57,7 +65,7 @@ impl SparseCodes {
 
     /// Budget of the whole selection.
     pub fn len(&self) -> usize {
-        self.rows * self.k
+        self.budget
     }
 
     /// Whether the selection is over the whole batch.

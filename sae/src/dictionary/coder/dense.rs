@@ -97,7 +97,7 @@ impl Coder {
             q.penalty_dense(f.rows_view(r), loss::tanh_value(settings, norms.view()), None, tanh.reborrow())?;
             q.reduce_rows(ReduceKind::Sum, tanh.as_view(), None, &mut *quad, beta)?;
         }
-        loss::quad_gain(q, t, settings, l1, rows)
+        loss::quad_gain(q, &self.base.mesh.data, t, settings, l1, rows)
     }
 
     /// Counts activity, ages, and for the auxiliary loss prepares the scale that lets only dead features through a gate.
@@ -114,7 +114,7 @@ impl Coder {
         };
         q.fill(&mut dead.fired, 0.0)?;
         q.activity_dense(f.rows_view(0..input.weight.rows()), input.mask, &mut dead.fired)?;
-        let flags = dead_features::age(q, dead, input.n_tokens, needed)?;
+        let flags = dead_features::age(q, &self.base.mesh.data, dead, input.n_tokens, needed)?;
         let n = dead_features::count(&flags);
         if let (1.., Some(Aux { scale: Some(scale), .. })) = (n, &mut t.aux) {
             let living_0: Vec<f32> = flags.iter().map(|&d| f32::from(d)).collect();

@@ -80,7 +80,7 @@ impl Coder {
         };
         let Train { path: Path::Sparse(slots), .. } = &mut *t else { return Err(mixed_up()) };
         slots.sort(q, codes.view())?;
-        mean_activity(q, t, codes, norms.view(), settings, l1)
+        mean_activity(q, &self.base.mesh.data, t, codes, norms.view(), settings, l1)
     }
 
     /// Codes and reconstruction of rows `r`, with inputs `x`.

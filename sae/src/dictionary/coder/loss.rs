@@ -8,10 +8,11 @@ use super::{
 use crate::{
     Result,
     dictionary::{Coefficients, LossTerms, StepInput, reciprocals},
+    parallel::Axis,
     training::{LossSettings, SparsityLoss},
 };
 use lm_saes_runtime::{
-    GemmOpts, MapKind, PenaltyArgs, PenaltyKind, Queue, ReduceKind, Tensor, View, ViewMut,
+    GemmOpts, MapKind, PenaltyArgs, PenaltyKind, Queue, ReduceKind, Reduction, Tensor, View, ViewMut,
 };
 use std::ops::Range;
 
@@ -47,19 +48,20 @@ impl Parts {
 /// Rows whose error, gradient and bias gradient are computed one after the other, while they are in the second-level cache.
 pub(super) const CACHED_ROWS: usize = 512;
 
-/// Fills what depends on row weights and coefficients only.
+/// Fills what depends on row weights and coefficients only; the batch has `total` rows, other ranks' included.
 pub(super) fn prepare(
     q: &mut Queue,
     t: &mut Train,
     parts: Parts,
     input: &StepInput<'_>,
     c: Coefficients,
+    total: usize,
 ) -> Result<()> {
     let rows = input.weight.rows();
     q.fill(t.ones.rows_mut(0..rows), 1.0)?;
     match parts.sparsity {
         // A mean over all rows, masked ones too; the coefficient is in the column gains.
-        Some(SparsityLoss::TanhQuad) => q.fill(t.penalty_weight.rows_mut(0..rows), 1.0 / rows as f32)?,
+        Some(SparsityLoss::TanhQuad) => q.fill(t.penalty_weight.rows_mut(0..rows), 1.0 / total as f32)?,
         Some(_) => q.map(MapKind::Affine, input.weight, c.l1, 0.0, t.penalty_weight.rows_mut(0..rows))?,
         None => {}
     }
@@ -167,14 +169,17 @@ pub(super) fn tanh_value<'a>(loss: &LossSettings, norms: View<'a>) -> PenaltyArg
     }
 }
 
-/// From column sums of tanh in `t.quad`: the mean q, the gain `λ(1 + 2q/scale)`, and both parts of `Σ q + q²/scale`.
+/// From this rank's column sums of tanh over `rows` rows in `t.quad`: the mean q, the gain `λ(1 + 2q/scale)`, and both parts of `Σ q + q²/scale`.
 pub(super) fn quad_gain(
     q: &mut Queue,
+    data: &Axis,
     t: &mut Train,
     loss: &LossSettings,
     l1: f32,
     rows: usize,
 ) -> Result<()> {
+    let rows = data.total(q, rows)?;
+    data.all_reduce(q, &mut t.quad, Reduction::Sum)?;
     q.map_in_place(MapKind::Affine, 1.0 / rows as f32, 0.0, &mut t.quad)?;
     q.map(MapKind::Affine, &t.quad, 2.0 * l1 / loss.frequency_scale, l1, &mut t.quad_gain)?;
     q.reduce_cols(ReduceKind::Sum, &t.quad, Train::scalar(&mut t.scalars, PENALTY), 0.0)?;
@@ -219,9 +224,10 @@ pub(super) fn finish_grads(
     Ok(q.zip(MapKind::Mul, &t.dtheta, theta, 1.0, 0.0, grad(own)?)?)
 }
 
-/// Sums the parts and brings them to the host, in one transfer.
+/// Sums the parts and brings them to the host, in one transfer; over the ranks that share the batch, too.
 pub(super) fn terms(
     q: &mut Queue,
+    data: &Axis,
     t: &mut Train,
     parts: Parts,
     weight: View<'_>,
@@ -244,7 +250,10 @@ pub(super) fn terms(
             q.reduce_rows(ReduceKind::Sum, row.rows_view(0..rows), Some(weight), out, 0.0)?;
         }
     }
-    let s: Vec<f32> = q.download(&t.scalars)?;
+    let mut s: Vec<f32> = q.download(&t.scalars)?;
+    // These two were made of sums over all ranks.
+    let whole = parts.quad() || parts.target;
+    data.sum_parts(q, &mut s, if whole { &[PENALTY, QUAD_SQUARES] } else { &[] })?;
     let l_s = parts.sparsity.map(|kind| match kind {
         SparsityLoss::TanhQuad => c.l1 * (s[PENALTY] + s[QUAD_SQUARES] / loss.frequency_scale),
         SparsityLoss::Power | SparsityLoss::PowerSum | SparsityLoss::Tanh | SparsityLoss::TargetL0 => {

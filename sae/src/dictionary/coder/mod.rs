@@ -142,7 +142,7 @@ impl Coder {
         let work = Work::plan(
             &mut Arena::planning("nothing"),
             settings,
-            &Needs::new(&*encoder, &extras),
+            &Needs::new(&*encoder, &extras, 1),
             0,
             0,
             None,
@@ -244,7 +244,11 @@ impl Coder {
         }
         self.begin(q, (input.inputs[0].rows(), input.context), c.k, true, parts.norms())?;
         if let Some(t) = &mut self.work.train {
-            loss::prepare(q, t, parts, input, c)?;
+            let rows = match parts.quad() {
+                true => self.base.mesh.data.total(q, input.weight.rows())?,
+                false => input.weight.rows(),
+            };
+            loss::prepare(q, t, parts, input, c, rows)?;
             if let (Some(l0), Some(theta)) = (&mut t.l0, &self.work.theta) {
                 let window = self.base.settings.common.jumprelu_threshold_window;
                 target::prepare(q, l0, theta, input.weight, window)?;
@@ -264,12 +268,12 @@ impl Coder {
         }
         let gated = self.gated();
         let Work { train: Some(t), norms, theta, .. } = &mut self.work else { return Err(work::mixed_up()) };
-        target::finish(q, t, gated.then_some(&*norms), settings, c.l1)?;
+        target::finish(q, &self.base.mesh.data, t, gated.then_some(&*norms), settings, c.l1)?;
         loss::finish_grads(q, &mut self.p, t, parts, norms, theta.as_ref())?;
         if let (true, Some(b_d)) = (self.extras.centred, &mut self.p.b_d) {
             self.encoder.centre_grad(q, grad(b_d)?)?;
         }
-        let terms = loss::terms(q, t, parts, input.weight, settings, c)?;
+        let terms = loss::terms(q, &self.base.mesh.data, t, parts, input.weight, settings, c)?;
         self.side_loss = terms.l_aux.filter(|_| parts.side);
         Ok(terms)
     }
@@ -328,7 +332,7 @@ impl Dictionary for Coder {
             let what = "groupmax has top_k groups from the beginning; set k_warmup_steps to 0";
             return Err(Error::setting("trainer.initial_k", what));
         }
-        let needs = Needs::new(&*self.encoder, &self.extras);
+        let needs = Needs::new(&*self.encoder, &self.extras, self.base.mesh.data.size());
         let planned = self.base.planned(loss.is_some());
         self.work = Work::plan(arena, &planned, &needs, rows, max_k, loss)?;
         self.encoder.plan(arena, self.work.most_block, loss.is_some())

@@ -11,15 +11,17 @@ use super::{
 use crate::{
     Result,
     dictionary::{Coefficients, DeadFeatures, StepInput, slots::Slots},
+    parallel::{Axis, Selected, select_over_batch},
     settings::ActFn,
     training::{LossSettings, SparsityLoss},
 };
-use lm_saes_runtime::{CompactArgs, Queue, Rank, Select, Tensor, View};
+use lm_saes_runtime::{Queue, Rank, Select, Tensor, View};
 
-/// Where pre-activations go, and how many rows of them at a time.
+/// Where pre-activations go, how many rows of them at a time, and who has the other rows of the batch.
 struct Hidden<'a> {
     h: &'a mut Tensor,
     block: usize,
+    ranks: &'a Axis,
 }
 
 impl Coder {
@@ -44,7 +46,8 @@ impl Coder {
         let Store::Sparse(codes) = codes else { return Err(mixed_up()) };
         codes.set(x.rows(), k.min(self.base.settings.d_sae()));
         let select = Select { scale: gated.then(|| norms.view()), mask: None };
-        encode(q, &mut *self.encoder, Hidden { h, block: *block }, x, (select, rank), codes, false)
+        let e = Hidden { h, block: *block, ranks: &self.base.mesh.data };
+        encode(q, &mut *self.encoder, e, x, (select, rank), codes, false)
     }
 
     /// Forward, errors and the gradients of matrices and encoder biases.
@@ -100,7 +103,7 @@ impl Coder {
             None => decoder_grads(q, &mut self.p, &codes.all(), slots, dy.rows_view(0..rows), 0.0)?,
         }
         if parts.quad() {
-            mean_activity(q, t, codes, norms.view(), settings, c.l1)?;
+            mean_activity(q, &self.base.mesh.data, t, codes, norms.view(), settings, c.l1)?;
         }
         if let Some(kind) = parts.sparsity {
             penalise(q, t, &codes.all(), norms.view(), settings, kind)?;
@@ -126,7 +129,7 @@ impl Coder {
         let Store::Sparse(codes) = &self.work.codes else { return Err(mixed_up()) };
         q.fill(&mut dead.fired, 0.0)?;
         q.activity_sparse(codes.view(), input.mask, &mut dead.fired)?;
-        Ok(dead_features::count(&dead_features::age(q, dead, input.n_tokens, needed)?))
+        Ok(dead_features::count(&dead_features::age(q, &self.base.mesh.data, dead, input.n_tokens, needed)?))
     }
 
     /// The best dead features of `x [B, d]` and what they reconstruct, without bias.
@@ -147,7 +150,8 @@ impl Coder {
         codes.set(x.rows(), n.min(*k_aux));
         let select = Select { scale: gated.then(|| norms.view()), mask: Some(dead.dead.view()) };
         let computed = codes.spans_batch();
-        encode(q, &mut *self.encoder, Hidden { h, block: *block }, x, (select, rank), codes, computed)?;
+        let e = Hidden { h, block: *block, ranks: &self.base.mesh.data };
+        encode(q, &mut *self.encoder, e, x, (select, rank), codes, computed)?;
         let e_hat = e_hat.rows_mut(0..x.rows());
         Ok(q.sparse_mul(codes.view(), &self.p.w_d.value, None, e_hat, 0.0)?)
     }
@@ -163,7 +167,11 @@ fn encode(
     codes: &mut SparseCodes,
     computed: bool,
 ) -> Result<()> {
-    let (rows, budget) = (x.rows(), codes.len());
+    let rows = x.rows();
+    if codes.spans_batch() {
+        codes.set_total(e.ranks.total(q, rows)?);
+    }
+    let budget = codes.len();
     let Some((vals, idx, ptr, thr)) = codes.ragged_mut() else {
         for r in blocks(rows, e.block) {
             encoder.hidden(q, x.slice_rows(r.clone()), e.h.rows_mut(0..r.len()))?;
@@ -179,9 +187,7 @@ fn encode(
         }
     }
     let h = e.h.rows_view(0..rows);
-    q.threshold(h, select, budget, &mut *thr)?;
-    let rule = CompactArgs { select, theta: None, thr: Some(thr.view()) };
-    Ok(q.compact(h, rule, vals, idx, ptr)?)
+    select_over_batch(q, e.ranks, h, select, budget, Selected { vals, idx, ptr, limit: thr.view_mut() })
 }
 
 /// ŷ of the codes and of `x [B, d]`.
@@ -209,6 +215,7 @@ pub(super) fn decoder_grads(
 /// First pass of tanh-quad, over the codes of the batch, which are grouped by column already.
 pub(super) fn mean_activity(
     q: &mut Queue,
+    data: &Axis,
     t: &mut Train,
     codes: &SparseCodes,
     norms: View<'_>,
@@ -219,7 +226,7 @@ pub(super) fn mean_activity(
     let Train { path: Path::Sparse(slots), ones, quad, .. } = &mut *t else { return Err(mixed_up()) };
     let tanh = loss::tanh_value(settings, norms);
     slots.sum_tanh(q, codes.view(), tanh, ones.rows_view(0..rows), quad.view_mut(), 0.0)?;
-    loss::quad_gain(q, t, settings, l1, rows)
+    loss::quad_gain(q, data, t, settings, l1, rows)
 }
 
 /// Sparsity penalty on `u = f·n`, of codes last grouped by column: adds `du·n` to `slots.dcodes` and `Σ du·f` to `t.dn`.

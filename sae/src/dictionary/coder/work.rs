@@ -35,12 +35,14 @@ pub(super) struct Needs<'a> {
     side: bool,
     centred: bool,
     widths: &'a [usize],
+    /// Ranks among which the rows of a batch are divided.
+    ranks: usize,
 }
 
 impl<'a> Needs<'a> {
-    pub fn new(encoder: &dyn Encoder, extras: &'a Extras) -> Self {
+    pub fn new(encoder: &dyn Encoder, extras: &'a Extras, ranks: usize) -> Self {
         let Extras { centred, widths, .. } = extras;
-        Self { joined: encoder.most_joined(), side: encoder.has_side(), centred: *centred, widths }
+        Self { joined: encoder.most_joined(), side: encoder.has_side(), centred: *centred, widths, ranks }
     }
 }
 
@@ -176,6 +178,8 @@ impl Work {
         let max_k = if cfg.act_fn().has_k() { max_k.min(s) } else { s };
         let block = block_rows(cfg, rows, needs.joined);
         let whole = cfg.act_fn() == ActFn::BatchTopK;
+        // One rank may hold all that a selection over the batch lets through.
+        let most = if whole { max_k * needs.ranks } else { max_k };
         Ok(Self {
             rows,
             max_k,
@@ -188,13 +192,13 @@ impl Work {
                 _ => None,
             },
             h: arena.tensor("pre-activations", if whole { rows } else { block }, s, F32)?,
-            codes: Store::plan(arena, "feature activations", cfg, rows, max_k, rows)?,
+            codes: Store::plan(arena, "feature activations", cfg, rows, most, rows)?,
             y_hat: arena.tensor("reconstruction", rows, d, F32)?,
             centred: match needs.centred {
                 true => Some(arena.tensor("centred input", rows, cfg.d_model(), F32)?),
                 false => None,
             },
-            train: loss.map(|loss| Train::plan(arena, cfg, needs, (rows, block), max_k, loss)).transpose()?,
+            train: loss.map(|loss| Train::plan(arena, cfg, needs, (rows, block), most, loss)).transpose()?,
         })
     }
 }
@@ -240,6 +244,7 @@ impl Train {
         let (s, d) = (cfg.d_sae(), cfg.d_out());
         let sparse = cfg.act_fn().has_k();
         let k_aux = loss.k_aux.min(s);
+        let most_aux = if cfg.act_fn() == ActFn::BatchTopK { k_aux * needs.ranks } else { k_aux };
         let quad = if loss.sparsity == Some(SparsityLoss::TanhQuad) { s } else { 0 };
         let norm_grad = if loss.sparsity.is_some() || loss.lp { s } else { 0 };
         Ok(Self {
@@ -273,14 +278,14 @@ impl Train {
                     }
                 }
                 true => {
-                    let k = if loss.auxk { max_k.max(k_aux) } else { max_k };
+                    let k = if loss.auxk { max_k.max(most_aux) } else { max_k };
                     Path::Sparse(Slots::plan(arena, s, rows * k)?)
                 }
             },
             aux: match loss.auxk {
                 false => None,
                 true => Some(Aux {
-                    codes: Store::plan(arena, "auxiliary activations", cfg, rows, k_aux, block)?,
+                    codes: Store::plan(arena, "auxiliary activations", cfg, rows, most_aux, block)?,
                     e_hat: arena.tensor("auxiliary reconstruction", rows, d, F32)?,
                     scale: match sparse {
                         true => None,

@@ -2,8 +2,8 @@
 //! Rows that a mask leaves out do not count.
 
 use super::CrossCoder;
-use crate::{Result, dictionary::StepInput};
-use lm_saes_runtime::{DType, MapKind, Queue, ReduceKind, View};
+use crate::{Result, dictionary::StepInput, parallel::Axis};
+use lm_saes_runtime::{DType, MapKind, Queue, ReduceKind, Reduction, View};
 
 impl CrossCoder {
     pub(super) fn metrics(
@@ -28,7 +28,8 @@ impl CrossCoder {
             let count: u64 = own.iter().map(|&n| u64::from(n)).sum();
             let l0 = count as f64 / input.n_tokens.max(1) as f64;
             let y_hat = self.y_hat[head].rows_view(0..self.heads.rows());
-            let (error, spread) = errors(q, input.labels[head], y_hat, input.weight, weight)?;
+            let (y, data) = (input.labels[head], &self.base.mesh.data);
+            let (error, spread) = errors(q, data, y, y_hat, input.weight, weight)?;
             let mut put =
                 |name: &str, v: f64| all.push((format!("crosscoder_metrics/{hook_point}/{name}"), v));
             put("explained_variance", 1.0 - error / spread);
@@ -46,6 +47,7 @@ impl CrossCoder {
 /// Weighted means of `‖ŷ−y‖²` and `‖y−ȳ‖²`; a label narrower than ŷ counts as padded with zeros.
 fn errors(
     q: &mut Queue,
+    data: &Axis,
     y: View<'_>,
     y_hat: View<'_>,
     row_weight: View<'_>,
@@ -60,11 +62,14 @@ fn errors(
     q.copy(y_hat, &mut difference)?;
     q.zip_in_place(MapKind::Add, y, 1.0, -1.0, difference.view_mut().slice_cols(0..narrow))?;
     q.reduce_cols(ReduceKind::SumSq, &difference, &mut squares, 0.0)?;
-    let error = weighted(q.download(&squares)?);
+    let mut sums = [weighted(q.download(&squares)?), 0.0];
     let mut mean = q.empty(1, narrow, DType::F32)?;
     q.reduce_rows(ReduceKind::Sum, y, Some(row_weight), &mut mean, 0.0)?;
+    data.all_reduce(q, &mut mean, Reduction::Sum)?;
     let mut part = difference.view_mut().slice_cols(0..narrow);
     q.zip(MapKind::Add, y, &mean, 1.0, -1.0, part.reborrow())?;
     q.reduce_cols(ReduceKind::SumSq, part.as_view(), &mut squares, 0.0)?;
-    Ok((error, weighted(q.download(&squares)?)))
+    sums[1] = weighted(q.download(&squares)?);
+    data.sum_f64(q, &mut sums)?;
+    Ok((sums[0], sums[1]))
 }

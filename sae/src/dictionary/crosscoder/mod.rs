@@ -98,6 +98,7 @@ impl CrossCoder {
     fn run(&mut self, q: &mut Queue, inputs: &[View<'_>], k: usize, training: bool) -> Result<()> {
         self.check(inputs, "input")?;
         let (rows, s) = (inputs[0].rows(), self.d_sae());
+        self.heads.data = self.base.mesh.data.clone();
         self.heads.begin(q, rows, k, training, self.threshold.as_ref())?;
         self.heads.set_threshold(q, &self.base.running)?;
         self.gate_norms(q)?;
@@ -234,7 +235,8 @@ impl Dictionary for CrossCoder {
             arena.tensor("decoder gradient, part", part, d, DType::F32)?,
         ));
         let planned = self.base.planned(loss.is_some());
-        self.heads = Heads::plan(arena, &planned, self.n(), rows, max_k, loss)?;
+        let ranks = self.base.mesh.data.size();
+        self.heads = Heads::plan(arena, &planned, self.n(), rows, (max_k, ranks), loss)?;
         self.y_hat = y_hat;
         Ok(())
     }

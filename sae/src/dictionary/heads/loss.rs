@@ -7,7 +7,9 @@ use crate::{
     settings::ActFn,
     training::{LossSettings, SparsityLoss},
 };
-use lm_saes_runtime::{Arena, DType, MapKind, PenaltyArgs, PenaltyKind, Queue, ReduceKind, Tensor, View};
+use lm_saes_runtime::{
+    Arena, DType, MapKind, PenaltyArgs, PenaltyKind, Queue, ReduceKind, Reduction, Tensor, View,
+};
 
 const F32: DType = DType::F32;
 /// Buffers of loss and gradients.
@@ -124,7 +126,8 @@ impl Heads {
             return Ok(q.map(MapKind::Affine, input.weight, c.l1 * share, 0.0, weight)?);
         }
         // A mean over all rows and heads, masked rows too; the coefficient is in the column gains.
-        q.fill(weight, share / rows as f32)?;
+        let total = self.data.total(q, rows)?;
+        q.fill(weight, share / total as f32)?;
         self.mean_activity(q, loss, c.l1)
     }
 
@@ -156,7 +159,9 @@ impl Heads {
                 _ => return Err(unplanned()),
             }
         }
-        q.map_in_place(MapKind::Affine, share / rows as f32, 0.0, &mut t.quad)?;
+        let total = self.data.total(q, rows)?;
+        self.data.all_reduce(q, &mut t.quad, Reduction::Sum)?;
+        q.map_in_place(MapKind::Affine, share / total as f32, 0.0, &mut t.quad)?;
         q.map(MapKind::Affine, &t.quad, 2.0 * l1 / loss.frequency_scale, l1, &mut t.quad_gain)?;
         let mut out = t.scalars.rows_mut(3..4);
         q.reduce_cols(ReduceKind::Sum, &t.quad, out.reborrow().slice_cols(0..1), 0.0)?;
@@ -204,7 +209,7 @@ impl Heads {
         Ok(Some(t.dn.view()))
     }
 
-    /// Sums the parts and brings them to the host, in one transfer.
+    /// Sums the parts and brings them to the host, in one transfer; over the ranks that share the batch, too.
     pub fn terms(
         &mut self,
         q: &mut Queue,
@@ -224,8 +229,10 @@ impl Heads {
                 q.reduce_rows(ReduceKind::Sum, row.rows_view(0..rows), Some(weight), out, 0.0)?;
             }
         }
-        let all: Vec<f32> = q.download(&t.scalars)?;
+        let mut all: Vec<f32> = q.download(&t.scalars)?;
         let wide = all.len() / 4;
+        // The last two were made of sums over all ranks.
+        self.data.sum_parts(q, &mut all, &[3 * wide, 3 * wide + 1])?;
         let mean = |which: usize| {
             let row = &all[which * wide..which * wide + heads];
             (row.iter().map(|&v| f64::from(v)).sum::<f64>() / heads as f64) as f32

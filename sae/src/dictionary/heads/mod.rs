@@ -18,11 +18,12 @@ use super::{
 };
 use crate::{
     Error, Result,
+    parallel::{Axis, Selected, select_over_batch},
     settings::{ActFn, DictionarySettings},
     training::LossSettings,
 };
 use lm_saes_runtime::{
-    Arena, CompactArgs, DType, GemmOpts, MapKind, Queue, Select, SparseView, Tensor, View, ViewMut,
+    Arena, CompactArgs, DType, GemmOpts, MapKind, Queue, Reduction, Select, SparseView, Tensor, View, ViewMut,
 };
 use loss::Train;
 use std::ops::Range;
@@ -60,6 +61,8 @@ pub(super) struct Heads {
     theta: Option<Tensor>,
     codes: Store,
     train: Option<Train>,
+    /// Who has the other rows of the batch.
+    pub data: Axis,
 }
 
 /// Where activations are kept.
@@ -72,22 +75,23 @@ enum Store {
 impl Heads {
     /// For no rows: every pass is refused until there is a plan.
     pub fn nothing(settings: &DictionarySettings, heads: usize) -> Result<Self> {
-        Self::plan(&mut Arena::planning("nothing"), settings, heads, 0, 1, None)
+        Self::plan(&mut Arena::planning("nothing"), settings, heads, 0, (1, 1), None)
     }
 
-    /// For passes over up to `rows` rows.
+    /// For passes over up to `rows` rows of batches that `ranks` ranks share.
     pub fn plan(
         arena: &mut Arena,
         settings: &DictionarySettings,
         heads: usize,
         rows: usize,
-        max_k: usize,
+        (max_k, ranks): (usize, usize),
         loss: Option<&LossSettings>,
     ) -> Result<Self> {
         let (s, d, act) = (settings.d_sae(), settings.d_model(), settings.act_fn());
         let max_k = max_k.min(s);
         let block = if act.has_k() { (MOST_BYTES / 4 / s).clamp(64, 4096).min(rows) } else { rows };
-        let most = if act == ActFn::BatchTopK { max_k * heads } else { max_k };
+        // One rank may hold all that a selection over the batch lets through.
+        let most = if act == ActFn::BatchTopK { max_k * heads * ranks } else { max_k };
         let codes = match act {
             ActFn::Relu | ActFn::JumpRelu => {
                 Store::Dense(arena.tensor("feature activations", heads * rows, s, F32)?)
@@ -121,6 +125,7 @@ impl Heads {
             },
             codes,
             train: loss.map(|l| Train::plan(arena, (heads, rows, s, d), sparse, l)).transpose()?,
+            data: Axis::default(),
         })
     }
 
@@ -219,6 +224,9 @@ impl Heads {
             Store::Sparse(codes) => codes,
         };
         codes.set(rows, if ranked.is_some() { k.min(s) * *heads } else { k.min(s) });
+        if codes.spans_batch() {
+            codes.set_total(self.data.total(q, rows)?);
+        }
         for r in blocks(rows, *block) {
             let mut h = h.rows_mut(0..r.len());
             hidden(q, r.clone(), h.reborrow())?;
@@ -242,9 +250,8 @@ impl Heads {
         let h = ranked.rows_view(0..self.rows);
         let select = Select { scale: self.gated.then(|| self.norms.view()), mask: None };
         let budget = codes.len();
-        let (vals, idx, ptr, mut thr) = codes.ragged_mut((self.heads == 1).then_some(0))?;
-        q.threshold(h, select, budget, thr.reborrow())?;
-        q.compact(h, CompactArgs { select, theta: None, thr: Some(thr.as_view()) }, vals, idx, ptr)?;
+        let (vals, idx, ptr, limit) = codes.ragged_mut((self.heads == 1).then_some(0))?;
+        select_over_batch(q, &self.data, h, select, budget, Selected { vals, idx, ptr, limit })?;
         if self.heads > 1 { codes.divide(q) } else { Ok(()) }
     }
 
@@ -263,7 +270,7 @@ impl Heads {
         }
     }
 
-    /// Rows that count in which each feature is active in each head, and in any head: `[H·S]` and `[S]`.
+    /// Rows of the whole batch that count in which each feature is active in each head, and in any head: `[H·S]` and `[S]`.
     pub fn activity(&self, q: &mut Queue, mask: Option<View<'_>>) -> Result<(Vec<u32>, Vec<u32>)> {
         let mut fired = q.zeros(1, self.heads * self.s, U32)?;
         for head in 0..self.heads {
@@ -273,6 +280,7 @@ impl Heads {
                 Codes::Sparse(s) => q.activity_sparse(s, mask, fired)?,
             }
         }
+        self.data.all_reduce(q, &mut fired, Reduction::Sum)?;
         let each: Vec<u32> = q.download(&fired)?;
         if self.heads == 1 {
             return Ok((each.clone(), each));
@@ -294,6 +302,7 @@ impl Heads {
             let mask = mask.map(|m| m.slice_cols(r.clone()));
             q.activity_dense(any.as_view(), mask, &mut fired)?;
         }
+        self.data.all_reduce(q, &mut fired, Reduction::Sum)?;
         Ok((each, q.download(&fired)?))
     }
 }

@@ -71,6 +71,7 @@ impl Molt {
     }
 
     fn run(&mut self, q: &mut Queue, x: View<'_>, k: usize, training: bool, norms: bool) -> Result<()> {
+        self.heads.data = self.base.mesh.data.clone();
         self.heads.begin(q, x.rows(), k, training, self.threshold.as_ref())?;
         self.heads.set_threshold(q, &self.base.running)?;
         if norms || (self.base.settings.gated() && self.base.planned_act_fn() != ActFn::Relu) {
@@ -183,7 +184,8 @@ impl Dictionary for Molt {
         }
         self.entries = if sparse { Some(Entries::plan(arena, rows * k, few)?) } else { None };
         self.y_hat = Some(arena.tensor("reconstruction", rows, self.base.settings.d_model(), DType::F32)?);
-        self.heads = Heads::plan(arena, &planned, 1, rows, max_k, loss)?;
+        let ranks = self.base.mesh.data.size();
+        self.heads = Heads::plan(arena, &planned, 1, rows, (max_k, ranks), loss)?;
         Ok(())
     }
 
