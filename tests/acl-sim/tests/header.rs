@@ -1,6 +1,7 @@
 //! The simulator's idea of the C interface against the back end's header: two transcriptions of the documents by different
 //! hands. A C compiler compares the type of every function and the value of every constant.
 
+#[path = "clients/acl/mod.rs"]
 mod acl;
 
 use std::{collections::BTreeMap, ffi::CStr, ffi::c_char, path::Path, process::Command};

@@ -32,7 +32,7 @@ fn build() -> PathBuf {
 }
 
 /// The library, and the workspaces to free at the end.
-pub struct Acl(Library, std::cell::RefCell<Vec<usize>>);
+pub struct Acl(Library, std::sync::Mutex<Vec<usize>>);
 
 /// Calls a function of the library by name, with the types of the values given.
 #[macro_export]
@@ -49,12 +49,46 @@ macro_rules! call {
     };
 }
 
+/// Phase 1 of an operator: its code, the workspace it asks for, the executor.
+#[macro_export]
+macro_rules! plan {
+    ($acl:expr, $name:ident($($value:expr => $ty:ty),*)) => {{
+        let (mut size, mut executor) = (0u64, std::ptr::null_mut::<std::ffi::c_void>());
+        let code = $crate::call!($acl, $name(
+            $($value => $ty,)* &mut size => *mut u64, &mut executor => *mut $crate::acl::P
+        ));
+        (code, size, executor)
+    }};
+}
+
+/// Both phases of an operator on the default stream, waited for; the code of the first that fails.
+#[macro_export]
+macro_rules! op {
+    ($acl:expr, $plan:ident, $run:ident($($value:expr => $ty:ty),*)) => {{
+        let (code, size, executor) = $crate::plan!($acl, $plan($($value => $ty),*));
+        if code != 0 {
+            code
+        } else {
+            let workspace = if size > 0 { $acl.alloc(size as usize) } else { 0 };
+            let code = $crate::call!($acl, $run(
+                workspace as $crate::acl::P => $crate::acl::P, size => u64, executor => $crate::acl::P,
+                std::ptr::null_mut() => $crate::acl::P
+            ));
+            assert_eq!($acl.sync(std::ptr::null_mut()), 0);
+            if size > 0 {
+                assert_eq!($acl.free(workspace), 0);
+            }
+            code
+        }
+    }};
+}
+
 impl Acl {
     pub fn load() -> Self {
         let path = std::env::var_os("ACL_SIM_LIBRARY").expect("the test says where the library is");
         // SAFETY: the library's initialisers do nothing.
         let library = unsafe { Library::new(path) }.expect("the library loads");
-        Self(library, std::cell::RefCell::default())
+        Self(library, std::sync::Mutex::default())
     }
 
     /// # Safety
@@ -75,7 +109,8 @@ impl Acl {
         call!(self, aclrtSetDevice(id => i32))
     }
     pub fn finish(&self) {
-        for p in self.1.take().into_iter().filter(|p| *p != 0) {
+        let blocks = std::mem::take(&mut *self.1.lock().expect("no client panics here"));
+        for p in blocks.into_iter().filter(|p| *p != 0) {
             assert_eq!(self.free(p), 0);
         }
         assert_eq!(call!(self, aclrtResetDevice(0 => i32)), 0);
@@ -135,6 +170,28 @@ impl Acl {
         assert_eq!(call!(self, aclrtCreateStream(&mut p => *mut P)), 0);
         p
     }
+    pub fn event(&self, flag: u32) -> P {
+        let mut p = self.null();
+        assert_eq!(call!(self, aclrtCreateEventWithFlag(&mut p => *mut P, flag => u32)), 0);
+        p
+    }
+    pub fn event_ex(&self, flag: u32) -> P {
+        let mut p = self.null();
+        assert_eq!(call!(self, aclrtCreateEventExWithFlag(&mut p => *mut P, flag => u32)), 0);
+        p
+    }
+    pub fn ints(&self, values: &[i64]) -> P {
+        call!(self, aclCreateIntArray(values.as_ptr() => *const i64, values.len() as u64 => u64) -> P)
+    }
+    pub fn upload_i64(&self, values: &[i64]) -> usize {
+        let p = self.alloc(values.len() * 8);
+        assert_eq!(self.copy(p, values.as_ptr().expose_provenance(), values.len() * 8, 1), 0);
+        p
+    }
+    /// Keeps a block until the end.
+    pub fn free_later(&self, p: usize) {
+        self.1.lock().expect("no client panics here").push(p);
+    }
     pub fn sync(&self, stream: P) -> i32 {
         call!(self, aclrtSynchronizeStream(stream => P))
     }
@@ -159,7 +216,7 @@ impl Acl {
         assert_eq!(code, 0, "{}", self.message());
         let workspace = if size > 0 { self.alloc(size as usize) } else { 0 };
         assert_eq!(self.run_add(workspace, size, executor, stream), 0, "{}", self.message());
-        self.1.borrow_mut().push(workspace);
+        self.1.lock().expect("no client panics here").push(workspace);
     }
     pub fn run_add(&self, workspace: usize, size: u64, executor: P, stream: P) -> i32 {
         call!(self, aclnnAdd(workspace as P => P, size => u64, executor => P, stream => P))
