@@ -12,21 +12,24 @@ fn by_value(a: f64, b: f64) -> Ordering {
     a.partial_cmp(&b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
 }
 
-/// Positions of a row in the order asked for.
+/// The first `keep` positions of a row in the order asked for; equal values forwards or backwards.
 fn ranked<V: Copy>(
     row: &[V],
+    keep: usize,
     descending: bool,
-    ties_backwards: bool,
+    backwards: bool,
     cmp: impl Fn(V, V) -> Ordering,
 ) -> Vec<usize> {
     let mut order: Vec<usize> = (0..row.len()).collect();
-    if ties_backwards {
-        order.reverse();
+    let by = |a: &usize, b: &usize| {
+        let o = if descending { cmp(row[*b], row[*a]) } else { cmp(row[*a], row[*b]) };
+        o.then_with(|| if backwards { b.cmp(a) } else { a.cmp(b) })
+    };
+    if keep > 0 && keep < order.len() {
+        order.select_nth_unstable_by(keep - 1, by);
     }
-    order.sort_by(|a, b| {
-        let o = cmp(row[*a], row[*b]);
-        if descending { o.reverse() } else { o }
-    });
+    order.truncate(keep);
+    order.sort_unstable_by(by);
     order
 }
 
@@ -51,7 +54,7 @@ fn run(o: &Order) {
                 for b in 0..inner {
                     let row: Vec<_> = (0..n).map(|j| $v[(a * n + j) * inner + b]).collect();
                     for (j, from) in
-                        ranked(&row, o.descending, o.backwards, $cmp).into_iter().take(o.keep).enumerate()
+                        ranked(&row, o.keep, o.descending, o.backwards, $cmp).into_iter().enumerate()
                     {
                         let at = (a * o.keep + j) * inner + b;
                         out[at] = row[from];

@@ -101,7 +101,7 @@ pub fn matmul(c: &Call) -> Result<Plan, Refusal> {
         for (i, out) in out.chunks_mut(m * n).enumerate() {
             multiply(&a[i * m * k..][..m * k], &b[i * k * n..][..k * n], out, k, n);
         }
-        y.store_f(&out.iter().map(|v| f64::from(*v)).collect::<Vec<_>>());
+        y.store_f32(&out);
     })
     .with_workspace(64))
 }

@@ -30,16 +30,10 @@ fn targets(x: &View, dims: &[i64], keep: bool, y: &View) -> Result<(Vec<u32>, us
         step[d] = n;
         n *= x.shape[d] as usize;
     }
-    let mut index = vec![0u32; x.len()];
-    let mut inner = 1usize;
-    for d in (0..x.rank()).rev() {
-        let size = x.shape[d] as usize;
-        if step[d] > 0 {
-            for (i, t) in index.iter_mut().enumerate() {
-                *t += (i / inner % size * step[d]) as u32;
-            }
-        }
-        inner *= size;
+    let mut index = vec![0u32];
+    for d in 0..x.rank() {
+        let steps = (0..x.shape[d] as usize).map(|j| (j * step[d]) as u32);
+        index = index.iter().flat_map(|t| steps.clone().map(move |s| t + s)).collect();
     }
     Ok((index, n))
 }

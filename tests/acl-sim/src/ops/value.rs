@@ -217,24 +217,37 @@ impl View {
         let mut starts = Vec::new();
         let (n, stride) = self.runs(|o| starts.push(o));
         let mut out = Vec::with_capacity(self.len());
+        // SAFETY of both: the view lies in a live block (checked when the task was queued), at a multiple of the element's
+        // size from an aligned start; E has no invalid bits, and nothing writes the block meanwhile.
         for start in starts {
-            for i in 0..n as i64 {
-                // SAFETY: the view lies in a live block (checked when the task was queued); E has no invalid bits.
-                out.push(convert(unsafe { base.offset((start + i * stride) as isize).read_unaligned() }));
+            if stride == 1 {
+                // SAFETY: as above.
+                let run = unsafe { std::slice::from_raw_parts(base.offset(start as isize), n) };
+                out.extend(run.iter().map(|v| convert(*v)));
+            } else {
+                // SAFETY: as above.
+                let at = |i| unsafe { *base.offset((start + i * stride) as isize) };
+                out.extend((0..n as i64).map(|i| convert(at(i))));
             }
         }
         out
     }
 
-    fn scatter<E: Element>(&self, values: impl Iterator<Item = E>) {
+    fn scatter<E: Element, V: Copy>(&self, values: &[V], convert: impl Fn(V) -> E) {
         let base = translate(self.addr).cast::<E>();
         let mut starts = Vec::new();
         let (n, stride) = self.runs(|o| starts.push(o));
-        let mut values = values;
-        for start in starts {
-            for (i, v) in values.by_ref().take(n).enumerate() {
+        for (start, values) in starts.into_iter().zip(values.chunks(n.max(1))) {
+            if stride == 1 {
                 // SAFETY: as in `gather`; nobody else uses the memory, or the order would have been refused.
-                unsafe { base.offset((start + i as i64 * stride) as isize).write_unaligned(v) };
+                let run =
+                    unsafe { std::slice::from_raw_parts_mut(base.offset(start as isize), values.len()) };
+                run.iter_mut().zip(values).for_each(|(o, v)| *o = convert(*v));
+            } else {
+                for (i, v) in values.iter().enumerate() {
+                    // SAFETY: as above.
+                    unsafe { *base.offset((start + i as i64 * stride) as isize) = convert(*v) };
+                }
             }
         }
     }
@@ -254,15 +267,19 @@ impl View {
     }
     pub fn store(&self, data: &Data) {
         match data {
-            Data::F(v) => by_type!(self.dtype, E => self.scatter(v.iter().map(|v| E::from_f(*v)))),
-            Data::I(v) => by_type!(self.dtype, E => self.scatter(v.iter().map(|v| E::from_i(*v)))),
+            Data::F(v) => self.store_f(v),
+            Data::I(v) => self.store_i(v),
         }
     }
     pub fn store_f(&self, values: &[f64]) {
-        by_type!(self.dtype, E => self.scatter(values.iter().map(|v| E::from_f(*v))));
+        by_type!(self.dtype, E => self.scatter(values, E::from_f));
     }
     pub fn store_i(&self, values: &[i64]) {
-        by_type!(self.dtype, E => self.scatter(values.iter().map(|v| E::from_i(*v))));
+        by_type!(self.dtype, E => self.scatter(values, E::from_i));
+    }
+    /// From f32, for products into f32 without a detour.
+    pub fn store_f32(&self, values: &[f32]) {
+        by_type!(self.dtype, E => self.scatter(values, |v| E::from_f(f64::from(v))));
     }
 
     /// A dim counted from the front, `None` where it does not exist.
