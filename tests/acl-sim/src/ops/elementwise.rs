@@ -150,6 +150,17 @@ pub fn div(c: &Call) -> Result<Plan, Refusal> {
     }))
 }
 
+pub fn divs(c: &Call) -> Result<Plan, Refusal> {
+    let (x, s, y) = (c.tensor(0)?, c.scalar(1)?, c.tensor(2)?);
+    if !is_float(y.dtype) {
+        return refuse(format!("a quotient does not go into {}", dtype_name(y.dtype)));
+    }
+    let s = Scalar { dtype: ACL_FLOAT as i32, ..s };
+    with_scalar(x, s, y, ONE, |a, b, _| a / b, |_, _, _| 0)
+}
+pub fn neg(c: &Call) -> Result<Plan, Refusal> {
+    same_type_unary(c, |v| -v, i64::wrapping_neg)
+}
 pub fn reciprocal(c: &Call) -> Result<Plan, Refusal> {
     unary(c, 1, |v| 1.0 / v)
 }
@@ -299,7 +310,6 @@ macro_rules! comparisons {
         }
         comparisons!(@tensor $tensor, $truth);
     )*};
-    (@tensor none, $truth:expr) => {};
     (@tensor $tensor:ident, $truth:expr) => {
         pub fn $tensor(c: &Call) -> Result<Plan, Refusal> {
             compare(c.tensor(0)?, c.tensor(1)?, c.tensor(2)?, $truth)
@@ -309,10 +319,10 @@ macro_rules! comparisons {
 comparisons! {
     gt_scalar, gt_tensor, |o| o.is_some_and(std::cmp::Ordering::is_gt);
     ge_scalar, ge_tensor, |o| o.is_some_and(std::cmp::Ordering::is_ge);
-    lt_scalar, none, |o| o.is_some_and(std::cmp::Ordering::is_lt);
-    le_scalar, none, |o| o.is_some_and(std::cmp::Ordering::is_le);
+    lt_scalar, lt_tensor, |o| o.is_some_and(std::cmp::Ordering::is_lt);
+    le_scalar, le_tensor, |o| o.is_some_and(std::cmp::Ordering::is_le);
     eq_scalar, eq_tensor, |o| o.is_some_and(std::cmp::Ordering::is_eq);
-    ne_scalar, none, |o| !o.is_some_and(std::cmp::Ordering::is_eq);
+    ne_scalar, ne_tensor, |o| !o.is_some_and(std::cmp::Ordering::is_eq);
 }
 
 fn truths(v: &View) -> Vec<bool> {

@@ -1,9 +1,6 @@
 //! Matrix products in f32, of what the element types and `cubeMathType` leave of the operands.
 
-use super::{
-    Call, Plan, broadcast_shape, check_shape, dim_of,
-    value::{View, is_float},
-};
+use super::{Call, Plan, broadcast_shape, check_shape, expand, value::View};
 use crate::{
     abi::*,
     config::Chip,
@@ -106,29 +103,44 @@ pub fn matmul(c: &Call) -> Result<Plan, Refusal> {
     .with_workspace(64))
 }
 
+fn of_rank(c: &Call, rank: usize) -> Result<Plan, Refusal> {
+    if c.tensor(0)?.rank() != rank || c.tensor(1)?.rank() != rank {
+        return refuse(format!("self and mat2 need {rank} dims"));
+    }
+    matmul(c)
+}
+pub fn mm(c: &Call) -> Result<Plan, Refusal> {
+    of_rank(c, 2)
+}
+pub fn bmm(c: &Call) -> Result<Plan, Refusal> {
+    of_rank(c, 3)
+}
+
 /// `self = beta·self + alpha·mat1·mat2`.
 pub fn inplace_addmm(c: &Call) -> Result<Plan, Refusal> {
-    let (y, a, b) = (c.tensor(0)?.clone(), c.tensor(1)?.clone(), c.tensor(2)?.clone());
+    add_product(c, c.tensor(0)?, c.tensor(0)?, c.int(5))
+}
+/// `out = beta·self + alpha·mat1·mat2`, `self` repeated to the product's shape.
+pub fn addmm(c: &Call) -> Result<Plan, Refusal> {
+    add_product(c, c.tensor(0)?, c.tensor(5)?, c.int(6))
+}
+
+fn add_product(c: &Call, x: &View, y: &View, math: i64) -> Result<Plan, Refusal> {
+    let (y, a, b) = (y.clone(), c.tensor(1)?.clone(), c.tensor(2)?.clone());
     let (beta, alpha) = (c.scalar(3)?.float, c.scalar(4)?.float);
     same_types(&[&a, &b])?;
-    let round = rounding(c.chip, c.int(5), [&a, &b])?;
+    let round = rounding(c.chip, math, [&a, &b])?;
     if a.rank() != 2 || b.rank() != 2 || a.shape[1] != b.shape[0] {
         return refuse(format!("shapes {:?} and {:?} cannot be multiplied", a.shape, b.shape));
     }
-    check_shape("selfRef", &y, &[a.shape[0], b.shape[1]])?;
-    dim_of(&y, 1)?;
-    if !is_float(y.dtype) {
-        return refuse("selfRef is no float");
-    }
+    check_shape("the result", &y, &[a.shape[0], b.shape[1]])?;
+    let x = expand("self", x, &y.shape)?;
     let (k, n) = (a.shape[1] as usize, b.shape[1] as usize);
     Ok(Plan::always(move || {
         let (a, b) = (load(&a, round), load(&b, round));
         let mut out = vec![0f32; y.len()];
-        if out.is_empty() {
-            return;
-        }
         multiply(&a, &b, &mut out, k, n);
-        let mut old = if beta == 0.0 { vec![0.0; out.len()] } else { y.load_f() };
+        let mut old = if beta == 0.0 { vec![0.0; out.len()] } else { x.load_f() };
         for (o, v) in old.iter_mut().zip(&out) {
             *o = if beta == 0.0 { 0.0 } else { beta * *o } + alpha * f64::from(*v);
         }

@@ -207,6 +207,11 @@ const ONES: &[i64] = &[
 operators! {
     Matmul(input self_: T[FLOATS], input mat2: T[FLOATS], out out: O[FLOATS], value cubeMathType: i8)
         ALL noisy => product::matmul;
+    Mm(input self_: T[FLOATS], input mat2: T[FLOATS], out out: O[FLOATS], value cubeMathType: i8) ALL noisy => product::mm;
+    BatchMatMul(input self_: T[FLOATS], input mat2: T[FLOATS], out out: O[FLOATS], value cubeMathType: i8)
+        ALL noisy => product::bmm;
+    Addmm(input self_: T[FLOATS], input mat1: T[FLOATS], input mat2: T[FLOATS], value beta: S, value alpha: S,
+        out out: O[FLOATS], value cubeMathType: i8) ALL noisy => product::addmm;
     InplaceAddmm(both selfRef: T[FLOATS], input mat1: T[FLOATS], input mat2: T[FLOATS], value beta: S, value alpha: S,
         value cubeMathType: i8) ALL noisy => product::inplace_addmm;
 
@@ -221,6 +226,8 @@ operators! {
     InplaceMul(both selfRef: O[NUMBERS], input other: T[NUMBERS]) ALL exact => el::inplace_mul;
     InplaceMuls(both selfRef: O[NUMBERS], value other: S) ALL exact => el::inplace_muls;
     Div(input self_: T[NUMBERS], input other: T[NUMBERS], out out: O[NUMBERS]) NO_310P noisy => el::div;
+    Divs(input self_: T[NUMBERS], value other: S, out out: O[NUMBERS]) NO_310P noisy => el::divs;
+    Neg(input self_: T[NUMBERS], out out: O[NUMBERS]) NO_310P exact => el::neg;
     Reciprocal(input self_: T[NUMBERS], out out: O[FLOATS64]) ALL noisy => el::reciprocal;
     PowTensorScalar(input self_: T[NUMBERS], value exponent: S, out out: T[EVERY]) ALL noisy => el::pow_scalar;
     Abs(input self_: T[NUMBERS], out out: O[NUMBERS]) ALL exact => el::abs;
@@ -281,6 +288,9 @@ operators! {
     NeScalar(input self_: T[EVERY], value other: S, out out: O[EVERY]) NO_310P exact => el::ne_scalar;
     GtTensor(input self_: T[EVERY], input other: T[EVERY], out out: O[EVERY]) ALL exact => el::gt_tensor;
     GeTensor(input self_: T[EVERY], input other: T[EVERY], out out: O[EVERY]) ALL exact => el::ge_tensor;
+    LtTensor(input self_: T[EVERY], input other: T[EVERY], out out: O[EVERY]) ALL exact => el::lt_tensor;
+    LeTensor(input self_: T[EVERY], input other: T[EVERY], out out: O[EVERY]) ALL exact => el::le_tensor;
+    NeTensor(input self_: T[EVERY], input other: T[EVERY], out out: O[EVERY]) NO_310P exact => el::ne_tensor;
     EqTensor(input self_: T[EVERY], input other: T[EVERY], out out: O[EVERY]) NO_310P exact => el::eq_tensor;
     LogicalAnd(input self_: T[NUMBERS], input other: T[NUMBERS], out out: O[NUMBERS]) ALL exact => el::logical_and;
     LogicalOr(input self_: T[NUMBERS], input other: T[NUMBERS], out out: O[EVERY]) ALL exact => el::logical_or;

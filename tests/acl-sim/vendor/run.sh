@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Opt-in: the vendor's own client, PyPI's torch and torch-npu unmodified, runs tensor work on the simulator and agrees with
+# the CPU. Some 3 GB of packages; Python 3.8 to 3.11.
+#   run.sh PYTHON        (one that has torch==2.1.0 and torch-npu==2.1.0.post12)
+# SIM settings as everywhere in ACL_SIM; TASK_QUEUE_ENABLE=0 or 1 chooses whether phase 2 runs on another thread.
+set -euo pipefail
+here="$(cd "$(dirname "$0")" && pwd)"
+python="$1"
+if ! site="$("$python" -c 'import importlib.util as u, os; print(os.path.dirname(u.find_spec("torch_npu").origin))' 2>/dev/null)"; then
+    echo "SKIPPED: $python has no torch_npu"
+    exit 77
+fi
+work="$(mktemp -d)"
+trap 'rm -rf "$work"' EXIT
+"$here/../build.sh" "$work"
+lib="$work/lib64"
+"${CC:-cc}" -w -shared -fPIC -fno-builtin "$here/stubs.c" -o "$lib/libvendor_stubs.so"
+for name in libacl_op_compiler libge_runner libgraph; do ln -sf libvendor_stubs.so "$lib/$name.so"; done
+# libhccl's names are stubs here: one device.
+ln -sf libvendor_stubs.so "$lib/libhccl.so"
+mkdir -p "$work/runtime" "$work/compiler" "$work/opp"
+export ASCEND_HOME_PATH="$work" ASCEND_OPP_PATH="$work/opp" ASCEND_AICPU_PATH="$work"
+export LD_LIBRARY_PATH="$lib:$site/lib"
+"$python" "$here/script.py"
