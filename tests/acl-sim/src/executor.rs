@@ -221,7 +221,7 @@ pub fn phase1(spec: &'static Spec, raw: &[Raw], size: *mut u64, out: *mut *mut a
         Ok(p) => p,
         Err((code, text)) => return say(code, &text),
     };
-    let extra = if seed % 4 == 0 { 0 } else { (seed >> 8) % 2048 * 16 };
+    let extra = if seed.is_multiple_of(4) { 0 } else { (seed >> 8) % 2048 * 16 };
     e.workspace = plan.workspace + extra;
     e.plan = Arc::new(plan);
     let handle = w.new_handle();
@@ -321,7 +321,7 @@ fn check_workspace(w: &World, op: &str, start: u64, bytes: u64) {
             "aclnn{op}: the workspace of {bytes} bytes passes the end of its block of {}",
             b.size
         )),
-        Some(_) if start % 64 != 0 => {
+        Some(_) if !start.is_multiple_of(64) => {
             violation(&format!("aclnn{op}: the workspace is not aligned to 64 bytes"))
         }
         Some(_) => {}
@@ -344,7 +344,7 @@ fn check_storage(w: &World, op: &str, what: &str, t: &Tensor, device: i32) {
             block.place
         ));
     }
-    if t.data % 64 != 0 {
+    if !t.data.is_multiple_of(64) {
         violation(&format!(
             "aclnn{op}: the storage of {what} starts at {:#x}, which is not aligned to 64 bytes",
             t.data

@@ -26,8 +26,11 @@ pub struct Access {
 /// Uses of one block that the host has not waited for: for each stream, the last task of each range.
 #[derive(Default)]
 pub struct Tracks {
-    uses: HashMap<usize, HashMap<(u64, u64, bool), (u64, String)>>,
+    uses: HashMap<usize, Uses>,
 }
+
+/// From a range and whether it is written to the last task's number and name.
+type Uses = HashMap<(u64, u64, bool), (u64, String)>;
 
 #[derive(Default)]
 pub struct Order {

@@ -1,5 +1,6 @@
 //! The simulator's idea of the C interface against the back end's header: two transcriptions of the documents by different
 //! hands. A C compiler compares the type of every function and the value of every constant.
+#![allow(clippy::macro_metavars_in_unsafe)]
 
 #[path = "clients/acl/mod.rs"]
 mod acl;

@@ -1,6 +1,7 @@
 //! Clients of the simulator, each in a process of its own: right ones that must work, and wrong ones that must be stopped or
 //! refused with the documented code. A test starts this binary again with the client's name and looks at how that ended.
 //! Every rule names the page of CANN's documents it comes from.
+#![allow(clippy::macro_metavars_in_unsafe)]
 
 mod acl;
 mod devices;
