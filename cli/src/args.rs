@@ -59,7 +59,7 @@ pub struct Quickstart {
     /// Tokens to train on
     #[arg(long, default_value_t = DEFAULT_QUICKSTART_TOKENS)]
     pub tokens: u64,
-    /// Device: cpu, reference, auto
+    /// Device: cpu, cuda:0, npu:0, reference, auto
     #[arg(long, default_value = "auto")]
     pub device: String,
     /// In the end, show the result in the browser as `lm-saes serve` does
@@ -78,7 +78,7 @@ pub struct SettingsArgs {
     /// Override one setting, for example --set trainer.lr=1e-4 (repeatable)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Device to use instead of the one the settings name: cpu, reference, auto
+    /// Device to use instead of the one the settings name: cpu, cuda:0, npu:0, reference, auto
     #[arg(long)]
     pub device: Option<String>,
     /// Print the result as JSON
@@ -190,7 +190,7 @@ pub struct Analyze {
     /// Override one setting, for example --set analyzer.quantile_bins=10 (repeatable)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Device to use instead of the one the settings name: cpu, reference, auto
+    /// Device to use instead of the one the settings name: cpu, cuda:0, npu:0, reference, auto
     #[arg(long)]
     pub device: Option<String>,
     /// Print tokens, memory and the largest tensors, and stop
@@ -234,7 +234,7 @@ pub struct ToJumpRelu {
     /// Override one setting, for example --set eval.total_eval_tokens=20000 (repeatable)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Device to use instead of the one the settings name: cpu, reference, auto
+    /// Device to use instead of the one the settings name: cpu, cuda:0, npu:0, reference, auto
     #[arg(long)]
     pub device: Option<String>,
     /// Print the result as JSON
@@ -321,7 +321,7 @@ pub struct Dla {
     /// Override one setting, for example --set direct_logit_attributor.top_k=20 (repeatable)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Device to use instead of the one the settings name: cpu, reference, auto
+    /// Device to use instead of the one the settings name: cpu, cuda:0, npu:0, reference, auto
     #[arg(long)]
     pub device: Option<String>,
     /// Print the result as JSON
@@ -615,7 +615,7 @@ pub struct Serve {
     /// Folder of training runs whose curves to show
     #[arg(long, value_name = "DIR")]
     pub runs: Option<PathBuf>,
-    /// Device of live inference: cpu, reference, auto
+    /// Device of live inference: cpu, cuda:0, npu:0, reference, auto
     #[arg(long, default_value = "auto")]
     pub device: String,
     /// Language model of live inference, instead of the one each analysis was made with

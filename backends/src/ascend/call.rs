@@ -142,8 +142,9 @@ impl AscendStream {
         executor: *mut aclOpExecutor,
     ) -> Result<()> {
         let mark = self.scratch.mark();
-        let workspace = match if bytes == 0 { Ok(0) } else { self.scratch.take(bytes, self.recording) } {
-            Ok(workspace) => workspace,
+        let workspace = if bytes == 0 { Ok(0) } else { self.scratch.take(bytes, self.recording) };
+        let (workspace, stream) = match workspace.and_then(|w| Ok((w, self.handle.raw()?))) {
+            Ok(ready) => ready,
             Err(e) => {
                 if let Some(destroy) = self.card.api.descriptor(|f| &f.aclDestroyAclOpExecutor) {
                     // SAFETY: planned above and never launched.
@@ -154,7 +155,7 @@ impl AscendStream {
         };
         // SAFETY: the executor was planned just now and is consumed here; the workspace has the size asked for and belongs to
         // this stream until it is destroyed.
-        let code = unsafe { launch(workspace as *mut c_void, bytes, executor, self.handle.raw) };
+        let code = unsafe { launch(workspace as *mut c_void, bytes, executor, stream) };
         self.scratch.release(mark);
         if code == 0 { Ok(()) } else { Err(self.failed(name, code)) }
     }

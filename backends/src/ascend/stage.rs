@@ -109,6 +109,11 @@ impl Stage {
         coming.map_or(Ok(()), |(last, place)| self.land(last, place))
     }
 
+    /// The stream has no work left: no buffer is waited for any more.
+    pub(super) fn settled(&mut self) {
+        self.buffers.iter_mut().for_each(|b| b.busy = false);
+    }
+
     /// Waits for buffer `i` and copies it out.
     fn land(&mut self, i: usize, place: &mut [u8]) -> Result<()> {
         self.wait(i)?;
@@ -122,11 +127,9 @@ impl Drop for Stage {
     fn drop(&mut self) {
         // Failures here were reported by the calls that met them.
         let _ = self.card.bind();
-        for i in 0..self.buffers.len() {
-            let _ = self.wait(i);
-            let buffer = &self.buffers[i];
+        for buffer in &self.buffers {
             if !buffer.event.is_null() {
-                // SAFETY: created in `turn`, no work refers to it any more.
+                // SAFETY: created in `turn`; the stream that owned the stage has ended.
                 let _ = unsafe { acl!(self.card, aclrtDestroyEvent(buffer.event)) };
             }
             if !buffer.host.is_null() {

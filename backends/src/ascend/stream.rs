@@ -10,35 +10,58 @@ use super::{
     view::View,
 };
 use lm_saes_runtime::{Addr, Error, Graph, Op, Result, Stream, Unsupported};
-use std::{collections::VecDeque, ptr::null_mut, sync::Arc};
+use std::{
+    collections::VecDeque,
+    ffi::c_void,
+    ptr::null_mut,
+    sync::{
+        Arc,
+        atomic::{AtomicPtr, Ordering},
+    },
+};
 
 /// Operators an error names.
 const REMEMBERED: usize = 12;
 /// Places for the findings of ops between two synchronisations.
 const FINDINGS: usize = 256;
 
-/// A stream of the runtime.
+/// A stream of the runtime, until it is destroyed. It belongs to the card's context, not to a thread.
 pub(super) struct Handle {
-    pub(super) raw: aclrtStream,
+    raw: AtomicPtr<c_void>,
     card: Arc<Card>,
 }
 
-// SAFETY: the stream belongs to the card's context, not to a thread; the context is made current before each use.
-unsafe impl Send for Handle {}
-// SAFETY: as for `Send`; the runtime queues calls of several threads one after another.
-unsafe impl Sync for Handle {}
+impl Handle {
+    /// The stream. After it was destroyed this is an error: null would mean the default stream.
+    pub(super) fn raw(&self) -> Result<aclrtStream> {
+        let raw = self.raw.load(Ordering::Acquire);
+        let gone = || self.card.error_text("aclrtDestroyStream", "the stream ended with its first failure".into());
+        if raw.is_null() { Err(gone()) } else { Ok(raw) }
+    }
+
+    /// Ends the stream and what is left of its work. After a failure of the device nothing else ends it, and memory that its
+    /// work uses cannot be freed before.
+    fn destroy(&self) {
+        let raw = self.raw.swap(null_mut(), Ordering::AcqRel);
+        if !raw.is_null() {
+            // A failure here was reported by the call that met it.
+            let _ = self.card.bind();
+            // SAFETY: created by the stream that owned it, and taken out just now. The call waits for its work.
+            let _ = unsafe { acl!(self.card, aclrtDestroyStream(raw)) };
+        }
+    }
+}
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // A failure here was reported by the call that met it.
-        let _ = self.card.bind();
-        // SAFETY: created by the stream that owned it; nothing uses it any more. The call waits for its work.
-        let _ = unsafe { acl!(self.card, aclrtDestroyStream(self.raw)) };
+        self.destroy();
     }
 }
 
 /// The queue.
 pub(super) struct AscendStream {
+    // Declared first: the stream ends before the memory that its work may use is freed.
+    pub(super) handle: Arc<Handle>,
     stage: Stage,
     /// Flags on the device, f32: not 0 where an op found something.
     flags: Arc<Memory>,
@@ -46,7 +69,6 @@ pub(super) struct AscendStream {
     findings: Vec<(&'static str, String)>,
     kept: usize,
     pub(super) scratch: Scratch,
-    pub(super) handle: Arc<Handle>,
     pub(super) card: Arc<Card>,
     pub(super) recording: bool,
     op: &'static str,
@@ -60,7 +82,7 @@ impl AscendStream {
         let flag = sys::ACL_STREAM_FAST_LAUNCH | sys::ACL_STREAM_FAST_SYNC;
         // SAFETY: the place is written before the call returns.
         unsafe { acl!(card, aclrtCreateStreamWithConfig(&mut raw, 0, flag)) }?;
-        let handle = Arc::new(Handle { raw, card: card.clone() });
+        let handle = Arc::new(Handle { raw: AtomicPtr::new(raw), card: card.clone() });
         // SAFETY: the stream was just created. After a failure what follows is dropped, not run on wrong data.
         unsafe { acl!(card, aclrtSetStreamFailureMode(raw, u64::from(sys::ACL_STOP_ON_FAILURE))) }?;
         let new = Self {
@@ -80,11 +102,9 @@ impl AscendStream {
     }
 
     fn clear_flags(&self) -> Result<()> {
-        let bytes = 4 * FINDINGS;
+        let (bytes, flags, raw) = (4 * FINDINGS, self.flags.addr as *mut c_void, self.handle.raw()?);
         // SAFETY: the flags have this many bytes and live as long as the stream.
-        unsafe {
-            acl!(self.card, aclrtMemsetAsync(self.flags.addr as *mut _, bytes, 0, bytes, self.handle.raw))
-        }
+        unsafe { acl!(self.card, aclrtMemsetAsync(flags, bytes, 0, bytes, raw)) }
     }
 
     /// Packed scratch memory until the end of the op.
@@ -130,10 +150,9 @@ impl AscendStream {
             return Ok(());
         }
         let mut flags = [0f32; FINDINGS];
-        let read = &mut flags[..self.findings.len()];
+        let (read, raw) = (&mut flags[..self.findings.len()], self.handle.raw()?);
         // SAFETY: there are as many flags; the context is current.
-        let done =
-            unsafe { self.stage.download(self.handle.raw, self.flags.addr, bytemuck::cast_slice_mut(read)) };
+        let done = unsafe { self.stage.download(raw, self.flags.addr, bytemuck::cast_slice_mut(read)) };
         done.map_err(|e| self.with_latest(e))?;
         let found = read.iter().position(|&f| f != 0.0).map(|i| self.findings[i].clone());
         self.findings.truncate(self.kept);
@@ -148,8 +167,9 @@ impl AscendStream {
     /// `dst` has `src.len()` bytes.
     pub(super) unsafe fn send(&mut self, src: &[u8], dst: u64) -> Result<()> {
         self.not_while_recording("aclrtMemcpyAsync")?;
+        let raw = self.handle.raw()?;
         // SAFETY: as the caller promises; the context is current.
-        unsafe { self.stage.upload(self.handle.raw, src, dst) }.map_err(|e| self.with_latest(e))
+        unsafe { self.stage.upload(raw, src, dst) }.map_err(|e| self.with_latest(e))
     }
 
     /// Remembers an operator for the errors that follow, and refuses one that the op's row of the table does not name: its
@@ -185,9 +205,16 @@ impl AscendStream {
         }
     }
 
-    fn drain(&self) -> Result<()> {
-        // SAFETY: the stream lives as long as `self`.
-        unsafe { acl!(self.card, aclrtSynchronizeStream(self.handle.raw)) }.map_err(|e| self.with_latest(e))
+    /// Waits for all work. A stream that fails is ended at once: its owner frees memory next.
+    fn drain(&mut self) -> Result<()> {
+        let raw = self.handle.raw()?;
+        // SAFETY: the stream is live.
+        let done = unsafe { acl!(self.card, aclrtSynchronizeStream(raw)) }.map_err(|e| self.with_latest(e));
+        if done.is_err() {
+            self.handle.destroy();
+        }
+        self.stage.settled();
+        done
     }
 
     fn not_while_recording(&self, call: &'static str) -> Result<()> {
@@ -226,16 +253,18 @@ unsafe impl Stream for AscendStream {
     unsafe fn download(&mut self, src: Addr, dst: &mut [u8]) -> Result<()> {
         self.not_while_recording("aclrtMemcpyAsync")?;
         self.card.bind()?;
+        let raw = self.handle.raw()?;
         // SAFETY: as the caller promises.
-        unsafe { self.stage.download(self.handle.raw, src.0, dst) }.map_err(|e| self.with_latest(e))
+        unsafe { self.stage.download(raw, src.0, dst) }.map_err(|e| self.with_latest(e))
     }
 
     fn sync(&mut self) -> Result<()> {
         self.not_while_recording("aclrtSynchronizeStream")?;
         self.card.bind()?;
         let found = self.examine();
-        self.drain()?;
-        found
+        let done = self.drain();
+        // What the device found comes first: work after it may have failed for that reason.
+        found.and(done)
     }
 
     fn begin_capture(&mut self) -> Result<(), Unsupported> {
@@ -244,9 +273,10 @@ unsafe impl Stream for AscendStream {
         }
         let refuse = |e: Error| Unsupported::because(e.to_string());
         self.card.bind().map_err(refuse)?;
+        let raw = self.handle.raw().map_err(refuse)?;
         let mode = aclmdlRICaptureMode::ACL_MODEL_RI_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream is live and not the default one.
-        unsafe { acl!(self.card, aclmdlRICaptureBegin(self.handle.raw, mode)) }.map_err(refuse)?;
+        unsafe { acl!(self.card, aclmdlRICaptureBegin(raw, mode)) }.map_err(refuse)?;
         self.recording = true;
         Ok(())
     }
@@ -255,9 +285,10 @@ unsafe impl Stream for AscendStream {
         self.recording = false;
         let refuse = |e: Error| Unsupported::because(e.to_string());
         self.card.bind().map_err(refuse)?;
+        let raw = self.handle.raw().map_err(refuse)?;
         let mut graph = null_mut();
         // SAFETY: the place is written before the call returns.
-        unsafe { acl!(self.card, aclmdlRICaptureEnd(self.handle.raw, &mut graph)) }.map_err(refuse)?;
+        unsafe { acl!(self.card, aclmdlRICaptureEnd(raw, &mut graph)) }.map_err(refuse)?;
         if graph.is_null() {
             return Err(Unsupported::because("nothing was recorded"));
         }
@@ -271,7 +302,7 @@ unsafe impl Stream for AscendStream {
 
 impl Drop for AscendStream {
     fn drop(&mut self) {
-        // A failure here was reported by the call that met it. The fields that follow free memory the work may use.
+        // A failure here was reported by the call that met it.
         let _ = self.card.bind();
         let _ = self.drain();
     }
@@ -291,8 +322,9 @@ impl Graph for Recorded {
     fn replay(&self, _: &mut dyn Stream) -> Result<()> {
         let card = &self.handle.card;
         card.bind()?;
+        let raw = self.handle.raw()?;
         // SAFETY: graph and stream are live.
-        unsafe { acl!(card, aclmdlRIExecuteAsync(self.graph, self.handle.raw)) }
+        unsafe { acl!(card, aclmdlRIExecuteAsync(self.graph, raw)) }
     }
 }
 
@@ -301,8 +333,10 @@ impl Drop for Recorded {
         let card = &self.handle.card;
         // Failures here were reported by the calls that met them.
         let _ = card.bind();
-        // SAFETY: the stream is live.
-        let _ = unsafe { acl!(card, aclrtSynchronizeStream(self.handle.raw)) };
+        if let Ok(raw) = self.handle.raw() {
+            // SAFETY: the stream is live.
+            let _ = unsafe { acl!(card, aclrtSynchronizeStream(raw)) };
+        }
         // SAFETY: recorded by `end_capture`, no replay is under way.
         let _ = unsafe { acl!(card, aclmdlRIDestroy(self.graph)) };
     }

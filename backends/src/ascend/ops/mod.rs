@@ -7,6 +7,9 @@ mod select;
 mod sparse;
 mod train;
 
+#[cfg(test)]
+mod table_tests;
+
 use super::{call, device::Card, stream::AscendStream, sys::aclDataType, view::Number};
 use lm_saes_runtime::{Act, DType, MapKind, Op, PenaltyKind, RandomKind, ReduceKind, Result, Unsupported};
 
