@@ -35,7 +35,8 @@ impl Handle {
     /// The stream. After it was destroyed this is an error: null would mean the default stream.
     pub(super) fn raw(&self) -> Result<aclrtStream> {
         let raw = self.raw.load(Ordering::Acquire);
-        let gone = || self.card.error_text("aclrtDestroyStream", "the stream ended with its first failure".into());
+        let gone =
+            || self.card.error_text("aclrtDestroyStream", "the stream ended with its first failure".into());
         if raw.is_null() { Err(gone()) } else { Ok(raw) }
     }
 
