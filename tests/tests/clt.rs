@@ -258,6 +258,47 @@ fn batchlayertopk_keeps_the_best_of_all_layers_and_rows_and_the_first_among_equa
 }
 
 #[test]
+fn batchlayertopk_keeps_its_budget_where_layers_have_equal_values_and_the_first_layers_among_equals() {
+    let rows = 7;
+    for device in ["cpu", "reference"] {
+        let q = &mut queue(device);
+        let mut d = clt(q, "batchlayertopk", false);
+        // Every layer reads the same, so that every value is there once in each layer.
+        for p in d.params_mut().into_iter().filter(|p| ["W_E", "b_E"].contains(&p.name.as_str())) {
+            let host: Vec<f32> = q.download(&p.value).unwrap();
+            let first = host[..host.len() / L].repeat(L);
+            q.upload(&first, &mut p.value).unwrap();
+        }
+        let x = batch(q, 5, rows, |_| 1.0).swap_remove(0);
+        let same: Vec<_> = (0..L).map(|_| x.view()).collect();
+        let _memory = plan(q, &mut *d, rows, None);
+        d.forward(q, &same, None, K).unwrap();
+        let codes: Vec<Vec<f32>> = d.codes().into_iter().map(|c| dense_codes(q, vec![c])).collect();
+        let kept = |l: usize| codes[l].iter().filter(|f| **f > 0.0).count();
+        assert_eq!((0..L).map(kept).sum::<usize>(), K * rows, "{device}");
+        // 35 = 11 of every layer and the next largest of the first two.
+        assert_eq!((kept(0), kept(1), kept(2)), (12, 12, 11), "{device}");
+        assert!(codes[0] == codes[1] && codes[1].iter().zip(&codes[2]).all(|(a, b)| a == b || *b == 0.0));
+    }
+}
+
+#[test]
+fn batchlayertopk_never_holds_the_pre_activations_of_all_layers() {
+    let q = &mut queue("cpu");
+    let (rows, s) = (512, 100 * D);
+    let hooks = |kind: &str| (0..8).map(|l| format!("{kind}.{l}")).collect::<Vec<_>>();
+    let settings = json!({
+        "sae_type": "clt", "d_model": D, "expansion_factor": 100.0, "act_fn": "batchlayertopk", "top_k": K,
+        "hook_points_in": hooks("in"), "hook_points_out": hooks("out"),
+    });
+    let mut d = dictionary::build(q, &serde_json::from_value(settings).unwrap()).unwrap();
+    let mut arena = Arena::planning("a forward");
+    d.plan(&mut arena, rows, K, None).unwrap();
+    let one_layer = 4 * rows * s;
+    assert!((one_layer..3 * one_layer / 2).contains(&arena.used()), "{} of {one_layer}", arena.used());
+}
+
+#[test]
 fn gradients_agree_with_central_differences() {
     let (q, rows) = (&mut queue("reference"), 5);
     // With the decoder norms in the penalty only ungraded, decoders are checked without a penalty.

@@ -4,11 +4,12 @@
 use super::{
     Clt, Params,
     forward::hidden,
-    work::{LAYERS, LayerCodes, Path, QUAD, REC, SQUARES, Store, Train, Work, mixed_up},
+    turned::Turned,
+    work::{Entries, LAYERS, Path, QUAD, REC, SQUARES, Store, Train, Work, mixed_up, part_rows},
 };
 use crate::{
     Result,
-    dictionary::{Dictionary, GradientPart, LossTerms, StepInput, coder::blocks, grad, slots::Slots},
+    dictionary::{Dictionary, GradientPart, LossTerms, StepInput, coder::blocks, grad},
     parallel::Axis,
     training::{LossSettings, SparsityLoss},
 };
@@ -86,35 +87,37 @@ impl Clt {
         for (i, p) in self.params_mut().into_iter().enumerate().filter(|(i, _)| !decoders.contains(i)) {
             visit(q, p.part(i)?)?;
         }
+        let d = self.base.settings.d_model();
         let Self { base, p, work: Work { train: Some(t), codes, done, .. }, .. } = self else {
             return Err(mixed_up());
         };
-        let Train { path, dy, dw, .. } = t;
+        let Train { dy, dw, .. } = t;
         for l in 0..p.layers {
             let own = p.of(l);
-            if let (Store::Sparse(codes), Path::Sparse(slots)) = (&*codes, &mut *path) {
-                slots.sort(q, codes.view(l))?;
+            if let Store::Sparse(codes) = codes {
+                codes.turn(q, l)?;
             }
             for (target, w_d) in p.w_d.iter_mut().enumerate().skip(l) {
                 let dy = dy[target].rows_view(0..*done);
-                match (&*codes, &*path) {
-                    (Store::Sparse(codes), Path::Sparse(slots)) => {
-                        q.sparse_outer(slots.by_column(), codes.view(l).vals, dy, &mut *dw, 0.0)?;
+                for features in blocks(p.s, part_rows(p.s, d)) {
+                    let mut dw = dw.rows_mut(0..features.len());
+                    match &*codes {
+                        Store::Sparse(codes) => {
+                            let f = codes.turned()?.part(features.clone());
+                            q.sparse_mul(f, dy, None, dw.reborrow(), 0.0)?;
+                        }
+                        Store::Dense(f) => {
+                            let f = f[l].rows_view(0..*done).slice_cols(features.clone());
+                            q.gemm(f, dy, dw.reborrow(), GemmOpts { ta: true, ..Default::default() })?;
+                        }
                     }
-                    (Store::Dense(f), _) => {
-                        let opts = GemmOpts { ta: true, ..Default::default() };
-                        q.gemm(f[l].rows_view(0..*done), dy, &mut *dw, opts)?;
-                    }
-                    _ => return Err(mixed_up()),
+                    base.mesh.data.all_reduce(q, dw.reborrow(), Reduction::Sum)?;
+                    let rows = own.start + features.start..own.start + features.end;
+                    let value = w_d.value.rows_mut(rows.clone());
+                    let part =
+                        GradientPart { param: Params::DECODERS + target, rows, value, grad: dw.as_view() };
+                    visit(q, part)?;
                 }
-                base.mesh.data.all_reduce(q, &mut *dw, Reduction::Sum)?;
-                let part = GradientPart {
-                    param: Params::DECODERS + target,
-                    rows: own.clone(),
-                    value: w_d.value.rows_mut(own.clone()),
-                    grad: dw.view(),
-                };
-                visit(q, part)?;
             }
         }
         Ok(())
@@ -178,7 +181,7 @@ impl Clt {
                 p: settings.p,
                 c: settings.tanh_stretch,
             };
-            match (&*codes, &mut t.path) {
+            match (&mut *codes, &mut t.path) {
                 (Store::Dense(f), Path::Dense { spare, .. }) => {
                     for r in blocks(*done, *block) {
                         let mut tanh = spare.rows_mut(0..r.len());
@@ -186,10 +189,13 @@ impl Clt {
                         q.reduce_rows(ReduceKind::Sum, tanh.as_view(), None, &mut t.quad, 1.0)?;
                     }
                 }
-                (Store::Sparse(codes), Path::Sparse(slots)) => {
-                    slots.sort(q, codes.view(l))?;
-                    let ones = t.ones.rows_view(0..*done);
-                    slots.sum_tanh(q, codes.view(l), args, ones, t.quad.view_mut(), 1.0)?;
+                (Store::Sparse(codes), Path::Sparse(entries)) => {
+                    codes.turn(q, l)?;
+                    q.penalty_sparse(codes.view(l), args, None, codes.like_mut(&mut entries.penalty))?;
+                    let (turned, penalty) = (codes.turned()?, codes.like(&entries.penalty));
+                    turned.pick(q, penalty, turned.ones(self.p.s), &mut entries.spare)?;
+                    let sums = t.quad.view_mut().reshaped(self.p.s, 1);
+                    q.sparse_mul(turned.with(&entries.spare), turned.ones(*done), None, sums, 1.0)?;
                 }
                 _ => return Err(mixed_up()),
             }
@@ -211,35 +217,35 @@ impl Clt {
             return Err(mixed_up());
         };
         let own = self.p.of(l);
-        let Train { path: Path::Sparse(slots), dy, ones, row_penalty, penalty_weight, quad_gain, .. } = t
-        else {
+        let Train { path: Path::Sparse(entries), dy, row_penalty, penalty_weight, quad_gain, .. } = t else {
             return Err(mixed_up());
         };
-        let s = codes.view(l);
-        slots.sort(q, s)?;
+        codes.turn(q, l)?;
+        let turned = codes.turned()?;
         for (target, w_d) in self.p.w_d.iter().enumerate().skip(l) {
-            let dy = dy[target].rows_view(0..*done);
-            let out = if target == l { &mut slots.dcodes } else { &mut slots.a };
-            q.sparse_dot(s, w_d.value.rows_view(own.clone()), dy, codes.like_mut(out))?;
+            let (dy, w) = (dy[target].rows_view(0..*done), w_d.value.rows_view(own.clone()));
+            let out = if target == l { &mut entries.dcodes } else { &mut entries.spare };
+            q.sparse_dot(turned.all(), dy, w, turned.like_mut(out))?;
             if target > l {
-                q.zip_in_place(
-                    MapKind::Add,
-                    codes.like(&slots.a),
-                    1.0,
-                    1.0,
-                    codes.like_mut(&mut slots.dcodes),
-                )?;
+                add_spare(q, turned, entries)?;
             }
         }
-        let ones = ones.rows_view(0..*done);
         if let Some(p) = penalise {
             let norms = norms.view().slice_cols(own.clone());
             let factors = Factors { weight: penalty_weight, gain: quad_gain };
             let args = p.args(&factors, norms, 0..*done);
             let out = row_penalty.rows_mut(0..*done).slice_cols(l..l + 1);
-            slots.penalise(q, s, args, ones, out, None)?;
+            q.penalty_sparse(codes.view(l), args, Some(out), codes.like_mut(&mut entries.penalty))?;
+            // u = f·n
+            let factors = norms.reshaped(self.p.s, 1);
+            turned.pick(q, codes.like(&entries.penalty), factors, &mut entries.spare)?;
+            add_spare(q, turned, entries)?;
         }
-        encoder_grads(q, &mut self.p, codes, slots, l, x, ones)
+        // dW_E[l] = Σ dcodes·x and db_E[l] = Σ dcodes over the entries of each feature.
+        let dcodes = turned.with(&entries.dcodes);
+        q.sparse_mul(dcodes, x, None, grad(&mut self.p.w_e)?.rows_mut(own), 0.0)?;
+        let db = grad(&mut self.p.b_e)?.rows_mut(l..l + 1).reshaped(self.p.s, 1);
+        Ok(q.sparse_mul(dcodes, turned.ones(*done), None, db, 0.0)?)
     }
 
     /// Gradients of what layer `l` reads and writes, block by block of its dense codes.
@@ -306,20 +312,10 @@ impl Clt {
     }
 }
 
-/// `dW_E[l] = Σ dcodes·x`, `db_E[l] = Σ dcodes` over the entries of each column.
-fn encoder_grads(
-    q: &mut Queue,
-    p: &mut Params,
-    codes: &LayerCodes,
-    slots: &Slots,
-    l: usize,
-    x: View<'_>,
-    ones: View<'_>,
-) -> Result<()> {
-    let own = p.of(l);
-    slots.outer(q, codes.view(l), x, grad(&mut p.w_e)?.rows_mut(own), 0.0)?;
-    let db = grad(&mut p.b_e)?.rows_mut(l..l + 1).reshaped(p.s, 1);
-    slots.outer(q, codes.view(l), ones, db, 0.0)
+/// `dcodes += spare`, entry by entry.
+fn add_spare(q: &mut Queue, turned: &Turned, entries: &mut Entries) -> Result<()> {
+    let Entries { dcodes, spare, .. } = entries;
+    Ok(q.zip_in_place(MapKind::Add, turned.like(spare), 1.0, 1.0, turned.like_mut(dcodes))?)
 }
 
 /// Sums the parts and brings them to the host, in one transfer; over the ranks that share the batch, too.

@@ -2,7 +2,7 @@
 
 use super::{
     Clt, Params,
-    work::{Store, Work, joint, mixed_up},
+    work::{Store, Work, mixed_up},
 };
 use crate::{
     Result,
@@ -28,10 +28,11 @@ impl Clt {
                 codes.set_total(self.base.mesh.data.total(q, x[0].rows())?);
             }
         }
-        if joint(self.base.planned_act_fn()) {
-            return self.encode_joint(q, x);
+        match self.base.planned_act_fn() {
+            ActFn::LayerTopK => self.encode_layertopk(q, x),
+            ActFn::BatchLayerTopK => self.encode_batchlayertopk(q, x),
+            _ => x.iter().enumerate().try_for_each(|(l, x)| self.encode_layer(q, l, *x)),
         }
-        x.iter().enumerate().try_for_each(|(l, x)| self.encode_layer(q, l, *x))
     }
 
     /// Codes of layer `l` alone, from its `x [B, d]`, where layers do not compete.
@@ -73,33 +74,41 @@ impl Clt {
         select_over_batch(q, &self.base.mesh.data, h.as_view(), select, budget, out)
     }
 
-    /// layertopk and batchlayertopk: all layers of a block side by side, `[block, L·S]`.
-    fn encode_joint(&mut self, q: &mut Queue, x: &[View<'_>]) -> Result<()> {
+    /// layertopk: all layers of a block side by side, `[block, L·S]`.
+    fn encode_layertopk(&mut self, q: &mut Queue, x: &[View<'_>]) -> Result<()> {
         let gated = self.base.settings.gated();
-        let rows = x[0].rows();
         let Work { h, norms, codes: Store::Sparse(codes), block, .. } = &mut self.work else {
             return Err(mixed_up());
         };
         let select = Select { scale: gated.then(|| norms.view()), mask: None };
-        let by_row = self.base.settings.act_fn() == ActFn::LayerTopK;
-        // The block of batchlayertopk is the batch.
-        for r in blocks(rows, *block) {
+        for r in blocks(x[0].rows(), *block) {
             let mut h = h.rows_mut(0..r.len());
             for (l, x) in x.iter().enumerate() {
                 let columns = h.reborrow().slice_cols(self.p.of(l));
                 hidden(q, &self.p, l, x.slice_rows(r.clone()), columns)?;
             }
-            if by_row {
-                let (vals, idx) = codes.rows_mut(None, r)?;
-                q.topk(h.as_view(), select, vals, idx)?;
-            } else {
-                let budget = codes.len();
-                let (vals, idx, ptr, limit) = codes.ragged_mut(None)?;
-                let out = Selected { vals, idx, ptr, limit };
-                select_over_batch(q, &self.base.mesh.data, h.as_view(), select, budget, out)?;
-            }
+            let (vals, idx) = codes.rows_mut(None, r)?;
+            q.topk(h.as_view(), select, vals, idx)?;
         }
         codes.divide(q)
+    }
+
+    /// batchlayertopk: layer by layer, what each offers; then what each keeps of it.
+    fn encode_batchlayertopk(&mut self, q: &mut Queue, x: &[View<'_>]) -> Result<()> {
+        let gated = self.base.settings.gated();
+        let Work { h, norms, codes: Store::Sparse(codes), .. } = &mut self.work else {
+            return Err(mixed_up());
+        };
+        let norms = |l: usize| gated.then(|| norms.view().slice_cols(self.p.of(l)));
+        let mut h = h.rows_mut(0..x[0].rows());
+        for (l, x) in x.iter().enumerate() {
+            hidden(q, &self.p, l, *x, h.reborrow())?;
+            codes.offer(q, l, h.as_view(), norms(l))?;
+        }
+        for (l, n) in codes.settle(q, &self.base.mesh.data)?.into_iter().enumerate() {
+            codes.keep(q, l, n, h.reborrow(), norms(l))?;
+        }
+        Ok(())
     }
 
     fn encode_dense(&mut self, q: &mut Queue, l: usize, x: View<'_>) -> Result<()> {

@@ -5,10 +5,13 @@
 //! Gradients of the decoders, most of all memory, are made one at a time when the optimiser asks for them.
 
 mod backward;
+mod codes;
 mod fold;
 mod forward;
 mod init;
+mod merge;
 mod settings;
+mod turned;
 mod work;
 
 pub use settings::CltSettings;
@@ -22,9 +25,9 @@ use crate::{
     settings::ActFn,
     training::{LossSettings, SparsityLoss},
 };
+pub(super) use codes::{LayerCodes, Selection};
 use lm_saes_runtime::{Arena, DType, MapKind, Queue, ReduceKind, Tensor, View};
 use std::ops::Range;
-pub(super) use work::LayerCodes;
 use work::{Store, Work};
 
 /// A cross-layer transcoder.

@@ -12,7 +12,7 @@ pub(super) use loss::check_loss;
 
 use super::{
     Codes, Param, RunningThresholds,
-    clt::LayerCodes,
+    clt::{LayerCodes, Selection},
     coder::blocks,
     slots::{Slots, like},
 };
@@ -96,11 +96,14 @@ impl Heads {
             ActFn::Relu | ActFn::JumpRelu => {
                 Store::Dense(arena.tensor("feature activations", heads * rows, s, F32)?)
             }
-            // Heads that compete for the places of all of them are what layers are to batchlayertopk.
-            ActFn::BatchTopK if heads > 1 => {
-                LayerCodes::plan(arena, ActFn::BatchLayerTopK, heads, s, rows, most)?.into()
+            _ => {
+                let selection = match act {
+                    ActFn::BatchTopK if heads > 1 => Selection::JointBatch,
+                    ActFn::BatchTopK => Selection::Batch,
+                    _ => Selection::Rows,
+                };
+                LayerCodes::plan(arena, selection, heads, s, rows, most, false)?.into()
             }
-            _ => LayerCodes::plan(arena, act, heads, s, rows, most)?.into(),
         };
         let sparse = act.has_k().then_some((max_k * heads, most));
         Ok(Self {
