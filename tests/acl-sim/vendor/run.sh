@@ -14,10 +14,11 @@ work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 "$here/../build.sh" "$work"
 lib="$work/lib64"
-"${CC:-cc}" -w -shared -fPIC -fno-builtin "$here/stubs.c" -o "$lib/libvendor_stubs.so"
-for name in libacl_op_compiler libge_runner libgraph; do ln -sf libvendor_stubs.so "$lib/$name.so"; done
-# libhccl's names are stubs here: one device.
-ln -sf libvendor_stubs.so "$lib/libhccl.so"
+# The client looks up names in the library's handle, which also finds those of the libraries it depends on.
+"${CC:-cc}" -w -shared -fPIC -fno-builtin "$here/stubs.c" -o "$lib/libvendor_stubs.so" -Wl,--no-as-needed -L"$lib" -l:libacl_sim.so
+for name in libascendcl libhccl libacl_op_compiler libge_runner libgraph libacl_tdt_channel; do
+    ln -sf libvendor_stubs.so "$lib/$name.so"
+done
 mkdir -p "$work/runtime" "$work/compiler" "$work/opp"
 export ASCEND_HOME_PATH="$work" ASCEND_OPP_PATH="$work/opp" ASCEND_AICPU_PATH="$work"
 export LD_LIBRARY_PATH="$lib:$site/lib"
