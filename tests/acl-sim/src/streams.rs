@@ -104,11 +104,6 @@ impl Streams {
         self.streams.iter().filter(|(_, s)| s.context == context).map(|(h, _)| *h).collect()
     }
 
-    /// How many streams of a context the client made.
-    pub fn of_client(&self, context: usize) -> usize {
-        self.streams.values().filter(|s| s.context == context && !s.default).count()
-    }
-
     pub fn forget(&mut self, handle: usize) {
         self.streams.remove(&handle);
     }

@@ -60,9 +60,11 @@ clients! {
         acl.alloc(100);
         acl.finish();
     }
-    leaves_a_stream(acl) {
+    leaves_a_stream_to_the_reset(acl) {
         acl.init();
         acl.stream();
+        assert_eq!(acl.control("leaks"), 1);
+        assert_eq!(acl.message(), "1 streams");
         acl.finish();
     }
     leaves_an_event(acl) {
@@ -136,7 +138,8 @@ fn devices_are_counted() {
 #[test]
 fn what_is_left_at_the_end_is_named() {
     caught("leaves_a_block", "", "1 blocks of device memory (100 bytes)");
-    caught("leaves_a_stream", "", "1 streams made by the client");
+    // The vendor's own client never destroys its streams: the last reset of the device takes them along.
+    works("leaves_a_stream_to_the_reset", "");
     caught("leaves_an_event", "", "1 events");
     caught("leaves_a_descriptor", "", "1 descriptors");
     caught("leaves_an_executor", "", "destroyed between the two phases of Add");
