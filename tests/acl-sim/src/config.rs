@@ -51,6 +51,8 @@ pub struct Config {
     pub calls: Vec<Failure>,
     pub tasks: Vec<Failure>,
     pub trace: bool,
+    /// Whether `aclFinalize` takes what is left without a word.
+    pub leaks_allowed: bool,
 }
 
 impl Default for Config {
@@ -67,6 +69,7 @@ impl Default for Config {
             calls: Vec::new(),
             tasks: Vec::new(),
             trace: false,
+            leaks_allowed: false,
         }
     }
 }
@@ -116,6 +119,7 @@ impl Config {
             "perturb" => self.perturb = value.parse().ok()?,
             "op_timeout" => self.op_timeout = value.parse().ok()?,
             "trace" => self.trace = value == "1",
+            "leaks" if value == "allowed" => self.leaks_allowed = true,
             "version" => {
                 let mut parts = value.split('.').map(|p| p.parse().ok());
                 self.version = (parts.next()??, parts.next()??, parts.next()??);

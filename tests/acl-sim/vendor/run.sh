@@ -2,7 +2,7 @@
 # Opt-in: the vendor's own client, PyPI's torch and torch-npu unmodified, runs tensor work on the simulator and agrees with
 # the CPU. Some 3 GB of packages; Python 3.8 to 3.11.
 #   run.sh PYTHON        (one that has torch==2.1.0 and torch-npu==2.1.0.post12)
-# SIM settings as everywhere in ACL_SIM; TASK_QUEUE_ENABLE=0 or 1 chooses whether phase 2 runs on another thread.
+# Settings as everywhere in ACL_SIM.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 python="$1"
@@ -22,4 +22,8 @@ done
 mkdir -p "$work/runtime" "$work/compiler" "$work/opp"
 export ASCEND_HOME_PATH="$work" ASCEND_OPP_PATH="$work/opp" ASCEND_AICPU_PATH="$work"
 export LD_LIBRARY_PATH="$lib:$site/lib"
-"$python" "$here/script.py"
+export ACL_SIM="leaks=allowed;${ACL_SIM:-}"
+for queue in 0 1; do
+    echo "phase 2 on $([ "$queue" = 0 ] && echo "the thread of phase 1" || echo "a thread of its own"):"
+    TASK_QUEUE_ENABLE="$queue" "$python" "$here/script.py"
+done

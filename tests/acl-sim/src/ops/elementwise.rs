@@ -121,6 +121,9 @@ pub fn inplace_add(c: &Call) -> Result<Plan, Refusal> {
 pub fn inplace_sub(c: &Call) -> Result<Plan, Refusal> {
     binary(c.tensor(0)?, c.tensor(1)?, c.tensor(0)?, c.scalar(2)?, minus, minus_int)
 }
+pub fn inplace_subs(c: &Call) -> Result<Plan, Refusal> {
+    with_scalar(c.tensor(0)?, c.scalar(1)?, c.tensor(0)?, c.scalar(2)?, minus, minus_int)
+}
 pub fn inplace_adds(c: &Call) -> Result<Plan, Refusal> {
     with_scalar(c.tensor(0)?, c.scalar(1)?, c.tensor(0)?, c.scalar(2)?, plus, plus_int)
 }

@@ -222,6 +222,7 @@ operators! {
     Sub(input self_: T[NUMBERS], input other: T[NUMBERS], value alpha: S, out out: O[NUMBERS]) NO_310P exact => el::sub;
     Subs(input self_: T[NUMBERS], value other: S, value alpha: S, out out: O[NUMBERS]) ALL exact => el::subs;
     InplaceSub(both selfRef: O[NUMBERS], input other: T[NUMBERS], value alpha: S) NO_310P exact => el::inplace_sub;
+    InplaceSubs(both selfRef: O[NUMBERS], value other: S, value alpha: S) NO_310P exact => el::inplace_subs;
     Mul(input self_: T[NUMBERS], input other: T[NUMBERS], out out: O[NUMBERS]) ALL exact => el::mul;
     Muls(input self_: T[NUMBERS], value other: S, out out: O[NUMBERS]) ALL exact => el::muls;
     InplaceMul(both selfRef: O[NUMBERS], input other: T[NUMBERS]) ALL exact => el::inplace_mul;
