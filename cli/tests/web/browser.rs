@@ -72,7 +72,7 @@ impl Browser {
         let wanted = json!({ "capabilities": { "alwaysMatch": {
             "browserName": "chrome",
             "goog:chromeOptions": options,
-            "goog:loggingPrefs": { "browser": "ALL" },
+            "goog:loggingPrefs": { "browser": "ALL", "performance": "ALL" },
         } } });
         let mut browser = Self { driver, address, session: String::new(), _profile: profile };
         let session = browser.command("POST", "/session", &wanted);
@@ -169,6 +169,35 @@ impl Browser {
         self.run("POST", "/actions", &json!({ "actions": [mouse] }));
     }
 
+    fn point(&self, actions: &[Value]) {
+        let mouse = json!({ "type": "pointer", "id": "m", "parameters": { "pointerType": "mouse" }, "actions": actions });
+        self.run("POST", "/actions", &json!({ "actions": [mouse] }));
+    }
+
+    /// Moves the pointer to a place in the window.
+    pub fn move_to(&self, (x, y): (f64, f64)) {
+        self.point(&[step((x, y))]);
+    }
+
+    /// Presses the button in one place and lets it go in another.
+    pub fn drag(&self, from: (f64, f64), to: (f64, f64)) {
+        let button = |what: &str| json!({ "type": what, "button": 0 });
+        let half = ((from.0 + to.0) / 2.0, (from.1 + to.1) / 2.0);
+        self.point(&[step(from), button("pointerDown"), step(half), step(to), button("pointerUp")]);
+    }
+
+    /// The addresses pages asked for since the last time.
+    pub fn requests(&self) -> Vec<String> {
+        let log = self.run("POST", "/se/log", &json!({ "type": "performance" }));
+        let asked = |entry: &Value| {
+            let message: Value = serde_json::from_str(entry["message"].as_str()?).ok()?;
+            let event = &message["message"];
+            let sent = event["method"] == "Network.requestWillBeSent";
+            sent.then(|| event["params"]["request"]["url"].as_str().map(String::from)).flatten()
+        };
+        log.as_array().into_iter().flatten().filter_map(asked).collect()
+    }
+
     pub fn text(&self, selector: &str) -> String {
         let e = self.element(selector);
         self.run("GET", &format!("/element/{e}/text"), &Value::Null).as_str().unwrap_or_default().into()
@@ -199,6 +228,11 @@ impl Drop for Browser {
         let _ = self.driver.kill();
         let _ = self.driver.wait();
     }
+}
+
+/// A movement of the pointer, to a whole pixel of the window.
+fn step((x, y): (f64, f64)) -> Value {
+    json!({ "type": "pointerMove", "duration": 0, "x": x.round() as i64, "y": y.round() as i64, "origin": "viewport" })
 }
 
 fn unbase64(text: &str) -> Vec<u8> {

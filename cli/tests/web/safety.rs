@@ -4,7 +4,7 @@ use crate::{
     http::{Answer, get, post, raw, request},
     site::{self, HOSTILE, Server},
 };
-use lm_saes::store::{self, Store};
+use lm_saes::store::Store;
 use serde_json::json;
 use std::{
     io::Read,
@@ -113,7 +113,7 @@ fn other_names_for_this_machine_are_refused() {
 fn changes_come_from_our_own_pages_or_from_scripts_and_nowhere_else() {
     let (_dir, path) = site::made_up();
     let server = Server::start(&path, &[]);
-    let store = store::open(&path.display().to_string()).unwrap();
+    let store = site::stored(&path);
     let own = format!("http://{}", server.address);
     let try_with = |headers: &[(&str, &str)]| -> Answer {
         request(&server.address, "POST", EXPLANATION, headers, b"{\"text\":\"forged\"}")
@@ -156,6 +156,10 @@ fn a_token_is_needed_for_every_change_where_others_can_reach_the_server() {
             "/api/d/default:lorsa%2Fl6/infer",
             "/api/lists",
             "/api/lists/members",
+            "/api/d/default:lorsa%2Fl6",
+            "/api/d/default:lorsa%2Fl6/remove",
+            "/api/d/default:lorsa%2Fl6/analyses/remove",
+            "/api/runs",
         ] {
             assert_eq!(post(&server.address, path, &body).status, 401, "{path}");
         }
@@ -171,7 +175,7 @@ fn a_token_is_needed_for_every_change_where_others_can_reach_the_server() {
     }
     let other = request(&open.address, "GET", "/", &[("host", "workstation.example")], b"");
     assert_eq!(other.status, 200, "any name may lead to a server that others can reach");
-    let store = store::open(&path.display().to_string()).unwrap();
+    let store = site::stored(&path);
     assert_eq!(explanation(&*store, 1).as_deref(), Some("open sesame"));
 }
 

@@ -5,12 +5,8 @@ use crate::{
     browser::Browser,
     site::{self, HOSTILE, Server},
 };
-use lm_saes::store::{self, FeatureFilter, FeatureQuery, SortBy, Store};
+use lm_saes::store::{DictionaryKey, FeatureFilter, FeatureQuery, SortBy, Store};
 use serde_json::{Value, json};
-
-fn stored(path: &std::path::Path) -> Box<dyn Store> {
-    store::open(&path.display().to_string()).unwrap()
-}
 
 /// A feature with contexts, not too rare.
 fn lively(store: &dyn Store) -> u32 {
@@ -25,7 +21,7 @@ fn a_reader_finds_a_feature_and_sees_what_the_store_holds() {
     let trained = site::trained();
     let server = Server::start(&trained.store, &["--runs", &trained.dir.display().to_string()]);
     let at = |path: &str| format!("http://{}{path}", server.address);
-    let store = stored(&trained.store);
+    let store = site::stored(&trained.store);
     let key = site::quickstart();
 
     browser.go(&at("/"));
@@ -114,7 +110,7 @@ fn a_reader_writes_bookmarks_and_lists() {
     let (_dir, path) = site::made_up();
     let server = Server::start(&path, &["--token", "sesame"]);
     let at = |path: &str| format!("http://{}{path}", server.address);
-    let store = stored(&path);
+    let store = site::stored(&path);
     let feature = |i: u32| store.feature(&site::lorsa(), "default", i).unwrap().unwrap();
     browser.go(&at("/d/default:lorsa%2Fl6/f/7"));
     browser.eval("localStorage.setItem('token', 'sesame')");
@@ -182,7 +178,7 @@ fn hostile_text_is_shown_and_does_not_run() {
     browser.until("document.querySelector('#contexts')");
     let shown = browser.eval("document.querySelectorAll('#s0 i')[40].textContent");
     assert_eq!(shown, HOSTILE);
-    for path in ["/bookmarks", "/lists", "/search?q=rivers"] {
+    for path in ["/bookmarks", "/lists", "/search?q=rivers", "/admin"] {
         browser.go(&format!("http://{}{path}", server.address));
         assert_eq!(browser.eval("window.hacked ?? null"), Value::Null, "{path}");
         assert_eq!(browser.eval("document.querySelectorAll('img').length"), 0, "{path}");
@@ -224,6 +220,112 @@ fn typed_text_shows_the_features_the_api_names() {
 }
 
 #[test]
+fn a_rectangle_drawn_in_the_scatter_lists_the_features_inside_and_a_click_opens_one() {
+    let Some(browser) = Browser::open(1280, 900, false) else { return };
+    let trained = site::trained();
+    let server = Server::start(&trained.store, &[]);
+    let store = site::stored(&trained.store);
+    let key = site::quickstart();
+    let analysis = store.analyses(&key).unwrap().remove(0);
+    let overview = store.overview(&key, "default").unwrap().unwrap();
+    let page = format!("http://{}/d/quickstart", server.address);
+    let opened = || {
+        browser.go(&page);
+        browser.until("document.querySelector('#scatter').dataset.points");
+        let side = |name: &str| {
+            let of = format!("document.querySelector('#scatter canvas').getBoundingClientRect().{name}");
+            browser.eval(&of).as_f64().unwrap()
+        };
+        (side("left"), side("top"), side("width"), side("height"))
+    };
+    // The whole plot, then its right half and its upper half: the density and the maximum where they were drawn.
+    let (x, y, wide, high) = opened();
+    for (what, from, to) in [
+        ("all", (0.0, 0.0), (1.0, 1.0)),
+        ("the denser ones", (0.55, 0.0), (1.0, 1.0)),
+        ("the stronger ones", (0.0, 0.0), (1.0, 0.5)),
+    ] {
+        opened();
+        // Inside of the axes, which take 46 pixels on the left and 32 below.
+        let place = |(a, b): (f64, f64)| (x + 47.0 + a * (wide - 59.0), y + 9.0 + b * (high - 42.0));
+        browser.drag(place(from), place(to));
+        browser.until("location.search.includes('min_percent=')");
+        let bound = |name: &str| {
+            let of = format!("new URLSearchParams(location.search).get('{name}')");
+            browser.eval(&of).as_str().unwrap().parse::<f64>().unwrap()
+        };
+        let (low, most) = (bound("min_percent"), bound("max_percent"));
+        let (weak, strong) = (bound("min_max"), bound("max_max"));
+        let inside = overview.act_times.iter().zip(&overview.max_acts).filter(|&(&times, &max)| {
+            let percent = 100.0 * f64::from(times) / analysis.n_analyzed_tokens as f64;
+            times > 0 && (low..=most).contains(&percent) && (weak..=strong).contains(&f64::from(max))
+        });
+        let (shown, inside) = (browser.text("#total").replace(' ', ""), inside.count());
+        assert_eq!(shown, inside.to_string(), "{what}");
+        match what {
+            "all" => assert_eq!(inside, overview.alive()),
+            _ => assert!(inside > 0 && inside < overview.alive(), "{what}: {inside}"),
+        }
+    }
+    // A point under the pointer says which feature it is, and opens it.
+    let (x, y, wide, high) = opened();
+    let found = (0..400).find_map(|i| {
+        let at = (
+            x + 47.0 + f64::from(i % 20) / 20.0 * (wide - 59.0),
+            y + 9.0 + f64::from(i / 20) / 20.0 * (high - 42.0),
+        );
+        browser.move_to(at);
+        let tip = browser
+            .eval("document.querySelector('#tip').hidden ? '' : document.querySelector('#tip').textContent");
+        let index = tip.as_str()?.strip_prefix("feature ")?.lines().next()?.parse::<u32>().ok()?;
+        Some((at, index, tip.as_str()?.to_owned()))
+    });
+    let (at, index, tip) = found.expect("a point somewhere");
+    let max = overview.max_acts[index as usize];
+    assert!(tip.contains("maximum") && tip.contains(&format!("{max:.3}")[..4]), "{tip}: {max}");
+    browser.drag(at, at);
+    browser.wait("the feature's page", || browser.url().ends_with(&format!("/f/{index}")));
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+}
+
+#[test]
+fn administration_renames_and_removes_after_the_name_was_typed() {
+    let Some(browser) = Browser::open(1280, 900, true) else { return };
+    let (_dir, path) = site::made_up();
+    let server = Server::start(&path, &["--token", "sesame"]);
+    let store = site::stored(&path);
+    browser.go(&format!("http://{}/admin", server.address));
+    browser.eval("localStorage.setItem('token', 'sesame')");
+    assert_eq!(browser.text("#totals div:first-child dd"), "4");
+    browser.shot("dark_admin");
+    let raw = "form[data-api='/api/d/default:raw']";
+    browser.type_into(&format!("{raw} [name=name]"), "cooked");
+    browser.click(&format!("{raw} button"));
+    let cooked = DictionaryKey::new("cooked", "default");
+    browser.wait("the new name", || store.dictionary(&cooked).unwrap().is_some());
+    browser.until("document.querySelector('form[data-api=\"/api/d/default:cooked\"]')");
+
+    let form = "form[data-api='/api/d/default:cooked/remove']";
+    let button = format!("document.querySelector(\"{form} button\").disabled");
+    assert_eq!(browser.eval(&button), true);
+    browser.type_into(&format!("{form} input"), "raw");
+    assert_eq!(browser.eval(&button), true, "another name does not do");
+    browser.type_into(&format!("{form} input"), "cooked");
+    assert_eq!(browser.eval(&button), false);
+    browser.click(&format!("{form} button"));
+    browser.wait("one dictionary less", || store.dictionary(&cooked).unwrap().is_none());
+    browser.until("document.querySelector('#totals dd').textContent === '3'");
+    // A name that is taken is refused in words, and nothing changes.
+    let lorsa = "form[data-api='/api/d/default:lorsa%2Fl6']";
+    store.put_dictionary(&site::record(&cooked)).unwrap();
+    browser.type_into(&format!("{lorsa} [name=name]"), "cooked");
+    browser.click(&format!("{lorsa} button"));
+    browser.until("document.querySelector('#said').textContent.includes('already')");
+    assert!(store.dictionary(&site::lorsa()).unwrap().is_some());
+    assert!(browser.complaints().iter().all(|c| c.contains("409")), "{:?}", browser.complaints());
+}
+
+#[test]
 fn curves_follow_a_run_that_is_writing() {
     let Some(browser) = Browser::open(1280, 900, false) else { return };
     let trained = site::trained();
@@ -256,7 +358,7 @@ fn pages_fit_a_phone() {
     let Some(browser) = Browser::open(390, 844, false) else { return };
     let trained = site::trained();
     let server = Server::start(&trained.store, &["--runs", &trained.dir.display().to_string()]);
-    let index = lively(&*stored(&trained.store));
+    let index = lively(&*site::stored(&trained.store));
     let feature = format!("/d/quickstart/f/{index}");
     for (name, path) in [
         ("phone_dictionaries", "/"),
@@ -265,6 +367,7 @@ fn pages_fit_a_phone() {
         ("phone_infer", "/d/quickstart/infer"),
         ("phone_bookmarks", "/bookmarks"),
         ("phone_run", "/run?name=sae"),
+        ("phone_admin", "/admin"),
         ("phone_api", "/api"),
         ("phone_embed", &format!("/embed{feature}")),
     ] {

@@ -27,8 +27,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves `store` with more arguments.
-    pub fn start(store: &Path, args: &[&str]) -> Self {
+    /// Serves the store at this address with more arguments.
+    pub fn start(store: &str, args: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_lm-saes"))
             .args(["serve", "--port", "0", "--device", "cpu", "--store"])
             .arg(store)
@@ -66,11 +66,18 @@ impl Drop for Server {
     }
 }
 
-/// A store made up by hand: a dictionary with everything a store can hold, one with hostile names, one without an analysis.
-pub fn made_up() -> (TempDir, PathBuf) {
+/// Where a new store goes: into a file, or in builds with MongoDB into a database of the server that is named.
+pub fn place(file: &Path) -> String {
+    let database = if cfg!(feature = "mongodb") { lm_saes_tests::mongo_database() } else { None };
+    database.unwrap_or_else(|| file.display().to_string())
+}
+
+/// A store made up by hand: a dictionary with everything a store can hold, one with hostile names, one without an analysis. Its
+/// address, and a folder that goes with the value.
+pub fn made_up() -> (TempDir, String) {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("made up.db");
-    let store = open(&path.display().to_string()).unwrap();
+    let address = place(&dir.path().join("made up.db"));
+    let store = open(&address).unwrap();
     for key in [lorsa(), hostile(), DictionaryKey::new("..", "")] {
         register(&*store, &key);
         analyse(&*store, &key, "default");
@@ -95,7 +102,7 @@ pub fn made_up() -> (TempDir, PathBuf) {
     store
         .put_list(&FeatureList { name: HOSTILE.into(), notes: HOSTILE.into(), features: vec![marked] })
         .unwrap();
-    (dir, path)
+    (dir, address)
 }
 
 pub fn lorsa() -> DictionaryKey {
@@ -107,15 +114,18 @@ pub fn hostile() -> DictionaryKey {
 }
 
 fn register(store: &dyn Store, key: &DictionaryKey) {
-    store
-        .put_dictionary(&DictionaryRecord {
-            key: key.clone(),
-            path: "results/lorsa".into(),
-            cfg: json!({"sae_type": "lorsa", "d_model": 8, "act_fn": "topk", "top_k": 3, "hook_point_in": HOSTILE}),
-            d_sae: 12,
-            model_name: Some(HOSTILE.into()),
-        })
-        .unwrap();
+    store.put_dictionary(&record(key)).unwrap();
+}
+
+/// A dictionary of twelve features.
+pub fn record(key: &DictionaryKey) -> DictionaryRecord {
+    DictionaryRecord {
+        key: key.clone(),
+        path: "results/lorsa".into(),
+        cfg: json!({"sae_type": "lorsa", "d_model": 8, "act_fn": "topk", "top_k": 3, "hook_point_in": HOSTILE}),
+        d_sae: 12,
+        model_name: Some(HOSTILE.into()),
+    }
 }
 
 fn analyse(store: &dyn Store, key: &DictionaryKey, name: &str) {
@@ -179,7 +189,7 @@ fn feature(i: u32) -> FeatureAnalysis {
 /// The built-in model with a small SAE trained on it and analysed: its folder and its store.
 pub struct Trained {
     pub dir: PathBuf,
-    pub store: PathBuf,
+    pub store: String,
 }
 
 /// Trained once for all tests.
@@ -213,11 +223,10 @@ fn train() -> Trained {
         .replace("batch_size = 2048", "batch_size = 1024")
         .replace("buffer_size = 65536", "buffer_size = 8192");
     fs::write(dir.join("train.toml"), settings).unwrap();
-    let store = dir.join("lm-saes.db");
-    for args in [
-        vec!["train", "train.toml"],
-        vec!["analyze", "train.toml", "--tokens", "32768", "--store", "lm-saes.db"],
-    ] {
+    let store = place(&dir.join("lm-saes.db"));
+    for args in
+        [vec!["train", "train.toml"], vec!["analyze", "train.toml", "--tokens", "32768", "--store", &store]]
+    {
         let out = Command::new(env!("CARGO_BIN_EXE_lm-saes"))
             .current_dir(&dir)
             .args(&args)
@@ -227,4 +236,9 @@ fn train() -> Trained {
         assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
     }
     Trained { dir, store }
+}
+
+/// An open store.
+pub fn stored(address: &str) -> Box<dyn Store> {
+    open(address).unwrap_or_else(|e| panic!("{address}: {e}"))
 }
