@@ -326,6 +326,81 @@ fn administration_renames_and_removes_after_the_name_was_typed() {
 }
 
 #[test]
+fn exported_pages_open_without_a_server_and_show_what_the_store_holds() {
+    let Some(browser) = Browser::open(1280, 900, false) else { return };
+    let trained = site::trained();
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("pages");
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_lm-saes"))
+        .args(["export", "html", "quickstart", "--store", &trained.store, "--out"])
+        .arg(&folder)
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let store = site::stored(&trained.store);
+    let key = site::quickstart();
+    let analysis = store.analyses(&key).unwrap().remove(0);
+    let overview = store.overview(&key, "default").unwrap().unwrap();
+    let features = overview.act_times.len();
+    let _ = browser.requests();
+
+    browser.go(&format!("file://{}", folder.join("index.html").display()));
+    browser.until("document.querySelectorAll('#rows tr').length > 0");
+    assert_eq!(browser.text("#count"), format!("{features} features"));
+    browser.eval("(document.querySelector('#sort').value = '2', document.querySelector('#sort').dispatchEvent(new Event('change')))");
+    let rows = browser.eval(
+        "[...document.querySelectorAll('#rows tr')].slice(0, 50).map(r => [...r.cells].slice(0, 3).map(c => parseFloat(c.textContent)))",
+    );
+    let rows = rows.as_array().unwrap();
+    assert_eq!(rows.len(), 50);
+    let mut last = f64::INFINITY;
+    for row in rows {
+        let (i, percent, max) =
+            (row[0].as_u64().unwrap() as usize, row[1].as_f64().unwrap(), row[2].as_f64().unwrap());
+        assert!((max - f64::from(overview.max_acts[i])).abs() <= 0.0006, "feature {i}: {max}");
+        let share = 100.0 * f64::from(overview.act_times[i]) / analysis.n_analyzed_tokens as f64;
+        assert!((percent - share).abs() <= 0.006 * share, "feature {i}: {percent} {share}");
+        assert!(max <= last, "strongest first");
+        last = max;
+    }
+    browser.shot("exported_list");
+    // A search by a token, whose row leads to the feature's page.
+    let index = lively(&*store);
+    let f = store.feature(&key, "default", index).unwrap().unwrap();
+    browser.type_into("#search", &index.to_string());
+    browser.until(&format!("document.querySelector('#rows a[href=\"features/{index}.html\"]')"));
+    browser.click(&format!("#rows a[href='features/{index}.html']"));
+    browser.until("document.querySelector('details')");
+    assert_eq!(browser.text("h1"), format!("Feature {index}"));
+    let first = &f.analysis.samplings[0].samples[0];
+    browser.click("details summary");
+    let shown =
+        browser.eval("[...document.querySelectorAll('details[open] p mark')].map(m => Number(m.title))");
+    let shown = shown.as_array().unwrap();
+    assert_eq!(shown.len(), first.acts.len());
+    for (shown, (_, known)) in shown.iter().zip(&first.acts) {
+        assert!((shown.as_f64().unwrap() - f64::from(*known)).abs() <= 0.0006, "{shown} {known}");
+    }
+    let text = browser.eval("document.querySelector('details[open] p').textContent");
+    let known: String = f.context(first.context).unwrap().texts.concat();
+    assert_eq!(text.as_str().unwrap(), known.replace('\n', "⏎").replace('\t', "⇥"));
+    let near = browser.eval("[...document.querySelectorAll('.cards div')].find(d => d.textContent.includes('most similar')).querySelectorAll('a').length");
+    assert_eq!(near.as_u64().unwrap() as usize, f.analysis.neighbours.len());
+    browser.shot("exported_feature");
+    let wide = browser.eval("document.documentElement.scrollWidth - innerWidth");
+    assert!(wide.as_i64().unwrap() <= 0, "the page is wider than its window");
+    browser.press("j");
+    browser.wait("the next feature", || browser.url().ends_with(&format!("/{}.html", index + 1)));
+
+    let asked = browser.requests();
+    assert!(asked.iter().any(|u| u.ends_with("features.js")), "{asked:?}");
+    let inside = format!("file://{}/", folder.display());
+    let outside: Vec<&String> = asked.iter().filter(|u| !u.starts_with(&inside)).collect();
+    assert!(outside.is_empty(), "asked for {outside:?}");
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+}
+
+#[test]
 fn curves_follow_a_run_that_is_writing() {
     let Some(browser) = Browser::open(1280, 900, false) else { return };
     let trained = site::trained();
