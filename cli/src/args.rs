@@ -90,9 +90,14 @@ pub struct SettingsArgs {
 ///
 /// Writes config.json, sae_weights.safetensors, metrics.jsonl and TensorBoard events to trainer.exp_result_path. With
 /// snapshots (trainer.snapshot_frequency) a run that was cut off continues with --resume to the same bits.
+///
+/// Several ranks train together when mpirun or srun starts them (Open MPI or MPICH; nothing of it is needed otherwise):
+/// data_parallel_size of them share the rows of every batch and the runs of the language model. The result is that of one
+/// rank to rounding. A rank that is not heard of for LM_SAES_RANK_TIMEOUT seconds (600) ends the job; LM_SAES_MPI names the MPI
+/// library where it is not found.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  lm-saes train topk.toml --plan\n  lm-saes train topk.toml --set trainer.total_training_tokens=2000000\n  lm-saes train topk.toml --resume"
+    after_help = "Examples:\n  lm-saes train topk.toml --plan\n  lm-saes train topk.toml --set trainer.total_training_tokens=2000000\n  lm-saes train topk.toml --resume\n  mpirun -n 4 lm-saes train topk.toml --set data_parallel_size=4"
 )]
 pub struct Train {
     #[command(flatten)]

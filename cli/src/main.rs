@@ -8,21 +8,22 @@ mod commands;
 mod html;
 mod print;
 mod progress;
+mod ranks;
 mod serve;
 
 use anyhow::Result;
 use clap::Parser;
+use lm_saes_backends::comm::launch::Launch;
 use lm_saes_runtime::Registry;
+use ranks::Ranks;
 use std::{path::Path, process::ExitCode};
 
 fn main() -> ExitCode {
     quiet_when_nobody_reads();
-    match run(&args::Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("error: {}", print::chain(&e));
-            ExitCode::FAILURE
-        }
+    let cli = args::Cli::parse();
+    match Launch::from_env() {
+        Some(launch) => ranks::run(&cli, launch, |ranks| run(&cli, ranks)),
+        None => ranks::report(run(&cli, None), None),
     }
 }
 
@@ -39,13 +40,13 @@ fn quiet_when_nobody_reads() {
     }));
 }
 
-fn run(cli: &args::Cli) -> Result<()> {
+fn run(cli: &args::Cli, ranks: Option<&Ranks>) -> Result<()> {
     let registry = registry(cli)?;
     // Only ever set here.
     let _ = lm_saes::hub::client::REPORT.set(progress::fetching);
     match &cli.command {
         args::Command::Quickstart(a) => commands::quickstart::run(a, &registry),
-        args::Command::Train(a) => commands::train::run(a, &registry),
+        args::Command::Train(a) => commands::train::run(a, &registry, ranks),
         args::Command::Sweep(a) => commands::sweep::run(a, &registry),
         args::Command::Evaluate(a) => commands::evaluate::run(a, &registry),
         args::Command::ToJumpRelu(a) => commands::to_jumprelu::run(a, &registry),

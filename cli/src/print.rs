@@ -50,6 +50,11 @@ pub fn duration(d: Duration) -> String {
 /// Memory by purpose, on standard output.
 pub fn memory(all: &[Memory]) {
     println!("memory {}", bytes(all.iter().map(|m| m.bytes as u64).sum()));
+    shares(all);
+}
+
+/// A line for each purpose, on standard output.
+pub fn shares(all: &[Memory]) {
     for m in all {
         let certainty = if m.exact { "" } else { " (estimate)" };
         println!("  {:<28}{:>12}{certainty}", m.what, bytes(m.bytes as u64));

@@ -5,6 +5,7 @@
 pub mod damage;
 pub mod gguf;
 pub mod golden;
+pub mod ranks;
 pub mod stub;
 pub mod tiny;
 pub mod wide;

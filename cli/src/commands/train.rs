@@ -4,20 +4,21 @@ use crate::{
     args::{SettingsArgs, Train},
     print,
     progress::Console,
+    ranks::Ranks,
 };
 use anyhow::{Result, bail};
 use lm_saes::{
     runners::{self, Plan, Start, TrainReport},
     settings::{self, SweepSettings, TrainSettings},
     training::{
-        Ended,
+        Ended, Observer, Silent,
         evaluate::{Downstream, Quality},
     },
 };
-use lm_saes_runtime::Registry;
+use lm_saes_runtime::{Group, Registry};
 use serde_json::{Map, Value, json};
 
-pub fn run(args: &Train, registry: &Registry) -> Result<()> {
+pub fn run(args: &Train, registry: &Registry, ranks: Option<&Ranks>) -> Result<()> {
     if SweepSettings::is_sweep(&settings::read_tree(&args.settings.file)?) {
         let file = args.settings.file.display();
         bail!("{file} describes several dictionaries; run `lm-saes sweep {file}`");
@@ -36,7 +37,18 @@ pub fn run(args: &Train, registry: &Registry) -> Result<()> {
         return Ok(());
     }
     let start = start_of(args.resume, args.overwrite);
-    let report = runners::train(&settings, registry, &mut Console::new(), start)?;
+    if let Some(ranks) = ranks {
+        settings.set_device(&ranks.device(&settings.device_type.clone()));
+    }
+    let world = ranks.map_or_else(Group::solo, Ranks::world);
+    let mut observer: Box<dyn Observer> = match ranks {
+        Some(ranks) if !ranks.is_primary() => Box::new(Silent),
+        _ => Box::new(Console::new()),
+    };
+    let report = runners::train_with(&settings, registry, &mut *observer, start, world)?;
+    if ranks.is_some_and(|ranks| !ranks.is_primary()) {
+        return Ok(());
+    }
     if args.settings.json {
         println!("{:#}", run_json(&report));
         return Ok(());
@@ -136,6 +148,13 @@ fn show_plan(plan: &Plan) {
         print::count(plan.d_sae as u64),
         plan.device,
     );
+    let ranks = plan.ranks.ranks();
+    if ranks > 1 {
+        let sent: usize = plan.communication.iter().map(|c| c.bytes).sum();
+        println!("{ranks} ranks, each of which sends {} in a step", print::bytes(sent as u64));
+        print::shares(&plan.communication);
+        print!("of each rank: ");
+    }
     print::memory(&plan.memory);
     println!("largest tensors");
     for t in &plan.largest {
@@ -155,6 +174,9 @@ fn plan_json(plan: &Plan) -> Value {
         "batch_rows": plan.batch_rows,
         "tokens": plan.tokens(),
         "d_sae": plan.d_sae,
+        "ranks": plan.ranks.ranks(),
+        "communication": plan.communication.iter()
+            .map(|m| json!({"what": m.what, "bytes": m.bytes, "exact": m.exact})).collect::<Vec<_>>(),
         "memory_bytes": plan.total_bytes(),
         "memory": memory,
         "largest": largest,

@@ -261,6 +261,35 @@ impl Mesh {
         })
     }
 
+    /// The first rank of a mesh of this size whose other ranks are not there: for working out what a job needs. Its collectives do
+    /// nothing.
+    pub fn planned(size: MeshSize) -> Self {
+        let axis = |ranks: usize| Axis { rank: 0, others: ranks.saturating_sub(1), group: None };
+        Self {
+            world: axis(size.ranks()),
+            data: axis(size.data),
+            head: axis(size.head),
+            model: axis(size.model),
+            shards: axis(size.head * size.model),
+        }
+    }
+
+    /// What this rank moved so far, by axis and kind of collective: `data all_reduce`.
+    pub fn traffic(&self) -> BTreeMap<String, Traffic> {
+        let axes = [
+            ("world", &self.world),
+            ("data", &self.data),
+            ("head", &self.head),
+            ("model", &self.model),
+            ("shards", &self.shards),
+        ];
+        let named = |(name, axis): (&str, &Axis)| {
+            let all = axis.traffic().into_iter();
+            all.map(|(kind, t)| (format!("{name} {kind}"), t)).collect::<Vec<_>>()
+        };
+        axes.into_iter().flat_map(named).collect()
+    }
+
     /// Ranks along each axis.
     pub const fn size(&self) -> MeshSize {
         MeshSize { data: self.data.size(), head: self.head.size(), model: self.model.size() }

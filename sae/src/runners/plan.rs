@@ -7,17 +7,18 @@ use super::{
 };
 use crate::{
     Error, Result,
-    activations::ActivationStream,
+    activations::{ActivationStream, Target},
     data::{Overflow, TokenPolicy},
-    dictionary::{Dictionary, build, checkpoint},
+    dictionary::{Dictionary, Param, build, checkpoint},
     lm::{Architecture, Lm},
+    parallel::{Mesh, MeshSize, rows::most_rows},
     settings::{
         DatasetSettings, DictionaryChoice, DictionarySettings, LanguageModelSettings, NormActivation,
-        SweepSettings, TrainSettings,
+        OptimizerKind, SweepSettings, TrainSettings,
     },
     training::{Trainer, batches_taken, schedules::Schedules, source::needed},
 };
-use lm_saes_runtime::{Arena, Queue, Registry};
+use lm_saes_runtime::{Arena, DType, Queue, Registry, Traffic};
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -38,7 +39,11 @@ pub struct Plan {
     pub schedules: Schedules,
     /// Features.
     pub d_sae: usize,
-    /// Memory by purpose.
+    /// The ranks that work together.
+    pub ranks: MeshSize,
+    /// What each rank sends in a step on average, by purpose; nothing on one rank.
+    pub communication: Vec<Memory>,
+    /// Memory of each rank by purpose.
     pub memory: Vec<Memory>,
     /// The largest tensors, largest first.
     pub largest: Vec<LargeTensor>,
@@ -48,7 +53,7 @@ pub struct Plan {
     pub obstacles: Vec<String>,
 }
 
-/// One share of device memory.
+/// One share of device memory, or of what is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
     /// What it is for.
@@ -93,16 +98,19 @@ pub fn plan(settings: &TrainSettings, registry: &Registry) -> Result<Plan> {
     let own = Own::of(&mut q, settings)?;
     let captured = &settings.activation_factory.hook_points;
     let needs = if captured.len() < own.hook_points.len() { &own.hook_points } else { captured };
-    let widths = needs.iter().map(|h| (h.clone(), own.d_model)).collect();
+    let widths: Vec<_> = needs.iter().map(|h| (h.clone(), own.d_model)).collect();
     let evaluation = settings.eval.then(|| {
         // After training the moments are gone.
         let during = settings.trainer.eval_frequency <= own.schedules.total_steps;
         let moments = own.memory.iter().find(|m| m.what == MOMENTS).map_or(0, |m| m.bytes);
         Evaluation { outputs: own.outputs, freed: if during { 0 } else { moments } }
     });
+    let activations = activations_sent(settings.mesh_size(), own.batch_rows, &widths);
     let shared = Shared::of(settings, widths, own.taken, evaluation, &mut obstacles)?;
     Ok(Plan {
         device: settings.device_type.clone(),
+        ranks: settings.mesh_size(),
+        communication: own.communication.into_iter().chain(activations).collect(),
         batch_rows: own.batch_rows,
         schedules: own.schedules,
         d_sae: own.d_sae,
@@ -220,8 +228,31 @@ struct Own {
     taken: (usize, bool),
     /// Hook points reconstructed.
     outputs: usize,
+    communication: Vec<Memory>,
     memory: Vec<Memory>,
     largest: Vec<LargeTensor>,
+}
+
+/// What each rank sends of its parts of the gradients in a step.
+fn gradients_sent(dictionary: &dyn Dictionary, settings: &TrainSettings) -> Option<Memory> {
+    let ranks = settings.data_parallel_size;
+    let trainer = &settings.trainer;
+    // Gradients that are not kept are made again where they are measured before they are used.
+    let again = trainer.clip_grad_norm > 0.0 || trainer.optimizer_class == OptimizerKind::SparseAdam;
+    let sent = |p: &&Param| {
+        let times = if p.grad.is_none() && again { 2 } else { 1 };
+        times * Traffic::of("all_reduce", p.value.len() as u64, DType::F32, ranks).sent as usize
+    };
+    let bytes = dictionary.params().iter().map(sent).sum();
+    (ranks > 1).then_some(Memory { what: "gradients", bytes, exact: true })
+}
+
+/// What each rank sends of the language model's activations in a step.
+fn activations_sent(size: MeshSize, rows: usize, captured: &[(String, usize)]) -> Option<Memory> {
+    let elements: usize = captured.iter().map(|(_, width)| rows * width).sum();
+    let sent = Traffic::of("all_gather", elements as u64, DType::F32, size.ranks()).sent;
+    let what = "model activations";
+    (size.ranks() > 1).then_some(Memory { what, bytes: sent as usize, exact: false })
 }
 
 impl Own {
@@ -231,9 +262,13 @@ impl Own {
         let about = dictionary_settings(settings)?;
         let new = matches!(&settings.sae, DictionaryChoice::Settings(s) if s.pretrained().is_none());
         let mut dictionary = build(q, &about)?;
+        dictionary.base_mut().mesh = Mesh::planned(settings.mesh_size());
+        let whole = factory.target == Target::Activations2d;
+        let context = factory.context_size.filter(|_| whole);
+        let rows = most_rows(batch_rows, context, settings.data_parallel_size);
         let top_k = about.act_fn().has_k().then(|| about.top_k());
         let schedules = Schedules::resolve(&settings.trainer, batch_rows as u64, top_k)?;
-        let arenas = Trainer::plan(&mut *dictionary, &settings.trainer, &schedules, batch_rows)?;
+        let arenas = Trainer::plan(&mut *dictionary, &settings.trainer, &schedules, rows)?;
         let parameters = dictionary.params().iter().map(|p| p.value.bytes()).sum();
         let memory = vec![
             Memory { what: "dictionary parameters", bytes: parameters, exact: true },
@@ -249,6 +284,7 @@ impl Own {
             hook_points: needed(&*dictionary),
             taken: if new { batches_taken(&about, &settings.initializer) } else { (0, false) },
             outputs: dictionary.hook_points_out().len(),
+            communication: gradients_sent(&*dictionary, settings).into_iter().collect(),
             memory,
             largest: largest(&*dictionary, &arenas),
         })

@@ -19,9 +19,10 @@ use crate::{
         trainer_identity,
     },
 };
-use lm_saes_runtime::{Group, Queue, Registry};
+use lm_saes_runtime::{Group, Queue, Registry, Traffic};
 use serde_json::{Map, Value, json};
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -59,6 +60,8 @@ pub struct TrainReport {
     pub best_norm: Option<(f32, f64)>,
     /// Quality and the model's loss, with `eval = true` and a complete run.
     pub evaluation: Option<(Quality, Downstream)>,
+    /// What this rank moved while training, by axis of the mesh and kind of collective; nothing on one rank.
+    pub traffic: BTreeMap<String, Traffic>,
     /// Where the final dictionary is.
     pub path: PathBuf,
     /// The dictionary as saved.
@@ -181,6 +184,7 @@ pub fn train_on(
         },
     )?;
     let elapsed = began.elapsed();
+    let traffic = mesh.traffic();
     let (steps, tokens) = (trainer.steps(), trainer.tokens());
     if steps == 0 {
         let what = "the data ended before the first batch was full; give more text or a smaller batch_size";
@@ -196,7 +200,18 @@ pub fn train_on(
         on_primary(&mut bench.q, &mesh.world, |_| snapshot::clear(&root))?;
     }
     let path = root;
-    Ok(TrainReport { ended, steps, tokens, elapsed, resumed_from, best_norm, evaluation, path, dictionary })
+    Ok(TrainReport {
+        ended,
+        steps,
+        tokens,
+        elapsed,
+        resumed_from,
+        best_norm,
+        evaluation,
+        traffic,
+        path,
+        dictionary,
+    })
 }
 
 /// Records go to files beside the result, and to Weights & Biases where the settings have a table for it.

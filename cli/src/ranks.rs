@@ -1,0 +1,97 @@
+//! A command as one rank of a job that `mpirun` or `srun` started: joins the others, runs, and sees to it that no rank outlives one
+//! that failed.
+
+use crate::{args, print};
+use anyhow::{Result, anyhow, bail};
+use lm_saes_backends::comm::{
+    launch::{Launch, Launcher},
+    mpi::Mpi,
+};
+use lm_saes_runtime::Group;
+use std::{process::ExitCode, thread, time::Duration};
+
+/// Seconds a rank is waited for, unless `LM_SAES_RANK_TIMEOUT` says otherwise: more than writing a snapshot takes.
+const PATIENCE: u64 = 600;
+/// How long the other ranks leave it to the first to report what all have found.
+const COURTESY: Duration = Duration::from_secs(2);
+
+/// This process among the ranks of its job.
+pub struct Ranks {
+    mpi: Mpi,
+    /// Its number on its machine, for choosing a device.
+    local: usize,
+}
+
+impl Ranks {
+    /// Whether this rank prints.
+    pub fn is_primary(&self) -> bool {
+        self.mpi.rank() == 0
+    }
+
+    /// All ranks.
+    pub fn world(&self) -> Group {
+        Group::new(self.mpi.world())
+    }
+
+    /// The device this rank takes where the settings name one without a number: each rank of a machine its own.
+    pub fn device<'a>(&self, named: &'a str) -> std::borrow::Cow<'a, str> {
+        match named {
+            "auto" | "cpu" | "reference" => named.into(),
+            one if one.contains(':') => named.into(),
+            many => format!("{many}:{}", self.local).into(),
+        }
+    }
+}
+
+/// Runs a command that a launcher started several times.
+pub fn run(cli: &args::Cli, launch: Launch, command: impl FnOnce(Option<&Ranks>) -> Result<()>) -> ExitCode {
+    let alone = !matches!(&cli.command, args::Command::Train(t) if !t.plan);
+    if alone && launch.launcher == Launcher::Torchrun {
+        // Variables that may have been set for something else.
+        return report(command(None), None);
+    }
+    if launch.rank == 0 || !alone {
+        match join(launch, alone) {
+            Ok(ranks) => report(command(Some(&ranks)), Some(&ranks)),
+            Err(e) if launch.rank == 0 => report(Err(e), None),
+            Err(_) => ExitCode::FAILURE,
+        }
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn join(launch: Launch, alone: bool) -> Result<Ranks> {
+    if alone {
+        bail!(
+            "{} processes were started, but only `lm-saes train` runs on several ranks; start this command once",
+            launch.size
+        );
+    }
+    let patience = match std::env::var("LM_SAES_RANK_TIMEOUT") {
+        Ok(text) => text.parse().ok().filter(|&s| s > 0).ok_or_else(|| {
+            anyhow!("LM_SAES_RANK_TIMEOUT is {text:?}; it is how many seconds a rank is waited for")
+        })?,
+        Err(_) => PATIENCE,
+    };
+    let mpi = launch.join(Duration::from_secs(patience))?;
+    Ok(Ranks { mpi, local: launch.local_rank.unwrap_or(0) })
+}
+
+/// Prints what went wrong, and ends the job with it.
+pub fn report(done: Result<()>, ranks: Option<&Ranks>) -> ExitCode {
+    let Err(e) = done else { return ExitCode::SUCCESS };
+    match ranks {
+        Some(ranks) => {
+            if ranks.is_primary() {
+                eprintln!("error: {}", print::chain(&e));
+            } else {
+                thread::sleep(COURTESY);
+                eprintln!("error on rank {}: {}", ranks.mpi.rank(), print::chain(&e));
+            }
+            ranks.mpi.abort(1);
+        }
+        None => eprintln!("error: {}", print::chain(&e)),
+    }
+    ExitCode::FAILURE
+}
