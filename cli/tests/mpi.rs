@@ -1,0 +1,232 @@
+//! Jobs of several processes as `mpirun` starts them: they train as one does, and end together. Needs Debian's openmpi-bin; without it
+//! the tests say SKIPPED.
+#![cfg(target_os = "linux")]
+
+use lm_saes_tests::tiny::{HOOK, job, world};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+const LM_SAES: &str = env!("CARGO_BIN_EXE_lm-saes");
+const MOST: Duration = Duration::from_secs(120);
+
+fn mpirun(options: &[&str]) -> Command {
+    let mut command = Command::new("mpirun.openmpi");
+    command.args(["--oversubscribe", "--allow-run-as-root", "--bind-to", "none"]).args(options);
+    // Spinning ranks would keep each other from the few cores of a test machine.
+    command.env("RAYON_NUM_THREADS", "1").stdin(Stdio::null());
+    command
+}
+
+/// Whether there is an `mpirun` to test with.
+fn installed() -> bool {
+    let there = Command::new("mpirun.openmpi").arg("--version").output().is_ok_and(|o| o.status.success());
+    if !there {
+        eprintln!("SKIPPED: mpirun.openmpi is not installed (Debian: openmpi-bin)");
+    }
+    there
+}
+
+fn text(out: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
+}
+
+/// A settings file for `steps` steps on a tiny model, results in `dir/<result>`.
+fn settings(dir: &Path, result: &str, steps: u64, change: impl Fn(&mut Value)) -> PathBuf {
+    let mut tree = job(dir, result, &[]);
+    tree["eval"] = json!(false);
+    tree["trainer"]["total_training_tokens"] = json!(steps * 64);
+    tree["trainer"]["log_frequency"] = json!(4);
+    tree["trainer"]["n_checkpoints"] = json!(0);
+    change(&mut tree);
+    let path = dir.join(format!("{result}.json"));
+    fs::write(&path, tree.to_string()).unwrap();
+    path
+}
+
+fn losses(dir: &Path, result: &str) -> Vec<f64> {
+    let log = fs::read_to_string(dir.join(result).join("metrics.jsonl")).unwrap();
+    let record = |l: &str| serde_json::from_str::<Value>(l).unwrap()["losses/overall_loss"].as_f64().unwrap();
+    log.lines().map(record).collect()
+}
+
+#[test]
+fn processes_train_as_one_does_and_the_first_alone_reports() {
+    if !installed() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path(), 60);
+    let cross = json!({"sae_type": "crosscoder", "hook_points": [HOOK, "blocks.1.hook_resid_post"],
+                       "d_model": 48, "expansion_factor": 4, "act_fn": "topk", "top_k": 8});
+    let kinds: [(&str, &dyn Fn(&mut Value)); 2] = [
+        ("batchtopk", &|t| t["sae"]["act_fn"] = json!("batchtopk")),
+        ("crosscoder", &|t| {
+            t["sae"] = cross.clone();
+            t["activation_factory"]["hook_points"] = cross["hook_points"].clone();
+        }),
+    ];
+    for (kind, change) in kinds {
+        let alone = format!("{kind}-1");
+        let out = Command::new(LM_SAES)
+            .arg("train")
+            .arg(settings(dir.path(), &alone, 24, change))
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{kind}: {}", text(&out));
+        let want = losses(dir.path(), &alone);
+        for ranks in ["2", "4"] {
+            let result = format!("{kind}-{ranks}");
+            let file = settings(dir.path(), &result, 24, change);
+            let size = format!("data_parallel_size={ranks}");
+            let out =
+                mpirun(&["-n", ranks, LM_SAES, "train"]).arg(file).args(["--set", &size]).output().unwrap();
+            assert!(out.status.success(), "{result}: {}", text(&out));
+            assert_eq!(text(&out).matches("trained 24 steps").count(), 1, "{result}: {}", text(&out));
+            let got = losses(dir.path(), &result);
+            assert_eq!(got.len(), 6);
+            for (g, w) in got.iter().zip(&want) {
+                assert!((g - w).abs() < 1e-4 * w.abs(), "{result}: {got:?} and {want:?}");
+            }
+            let files =
+                |r: &str| dir.path().join(r).join("sae_weights.safetensors").metadata().unwrap().len();
+            assert_eq!(files(&result), files(&alone));
+        }
+    }
+}
+
+/// Processes that were started with the settings below `dir`, with their ranks.
+fn ranks_of(dir: &Path) -> Vec<(u32, String)> {
+    let mark = dir.to_string_lossy().into_owned();
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    entries
+        .filter_map(|e| {
+            let pid = e.file_name().to_str()?.parse().ok()?;
+            let read = |what: &str| {
+                let bytes = fs::read(e.path().join(what)).unwrap_or_default();
+                String::from_utf8_lossy(&bytes).replace('\0', "\n")
+            };
+            let ours = read("cmdline").starts_with(LM_SAES) && read("cmdline").contains(&mark);
+            let rank = read("environ")
+                .lines()
+                .find_map(|l| l.strip_prefix("OMPI_COMM_WORLD_RANK=").map(String::from));
+            ours.then_some((pid, rank.unwrap_or_default()))
+        })
+        .collect()
+}
+
+fn until<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(done) = ready() {
+            return done;
+        }
+        assert!(began.elapsed() < MOST, "{what} took more than {MOST:?}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Starts a long job on two ranks, sends `signal` to the second after the first snapshot, and gives what the job said when it ended.
+fn struck(dir: &Path, signal: &str) -> String {
+    world(dir, 60);
+    let file = settings(dir, "out", 4000, |t| t["data_parallel_size"] = json!(2));
+    let job: Child = mpirun(&["-n", "2", LM_SAES, "train"])
+        .arg(file)
+        .env("LM_SAES_RANK_TIMEOUT", "4")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    until("the first snapshot", || dir.join("out/checkpoints/step_10").exists().then_some(()));
+    let ranks = ranks_of(dir);
+    let (pid, _) = ranks.iter().find(|(_, rank)| rank == "1").expect("the second rank");
+    let sent = Command::new("kill").args([signal, &pid.to_string()]).status().unwrap();
+    assert!(sent.success());
+    let began = Instant::now();
+    let out = job.wait_with_output().unwrap();
+    assert!(!out.status.success() && began.elapsed() < Duration::from_secs(60), "{}", text(&out));
+    until("the end of all ranks", || ranks_of(dir).is_empty().then_some(()));
+    text(&out)
+}
+
+/// One process finishes the run from the snapshot that is left; few of its steps.
+fn goes_on(dir: &Path) {
+    let kept = fs::read_dir(dir.join("out/checkpoints")).unwrap().flatten();
+    let whole: Vec<PathBuf> = kept.map(|e| e.path()).filter(|p| p.join("trainer.json").is_file()).collect();
+    assert!(!whole.is_empty());
+    let mut job = Command::new(LM_SAES)
+        .args(["train", "out.json", "--resume", "--set", "data_parallel_size=1"])
+        .current_dir(dir)
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let newest = |dir: &Path| {
+        let all = fs::read_dir(dir.join("out/checkpoints")).unwrap().flatten();
+        all.filter_map(|e| e.file_name().to_str()?.strip_prefix("step_")?.parse::<u64>().ok()).max()
+    };
+    let before = newest(dir);
+    until("a later snapshot", || (newest(dir) > before).then_some(()));
+    job.kill().unwrap();
+    job.wait().unwrap();
+}
+
+#[test]
+fn a_rank_that_is_killed_ends_the_job_and_the_snapshot_goes_on() {
+    if installed() {
+        let dir = tempfile::tempdir().unwrap();
+        let said = struck(dir.path(), "-KILL");
+        assert!(said.contains("rank 1"), "{said}");
+        goes_on(dir.path());
+    }
+}
+
+#[test]
+fn a_rank_that_stands_still_is_named_and_ends_the_job() {
+    if installed() {
+        let dir = tempfile::tempdir().unwrap();
+        let said = struck(dir.path(), "-STOP");
+        assert!(said.contains("rank 1 did not take part in") && said.contains("within 4 s"), "{said}");
+        goes_on(dir.path());
+    }
+}
+
+#[test]
+fn ranks_that_differ_and_commands_of_one_process_are_refused_once() {
+    if !installed() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path(), 60);
+    let file = settings(dir.path(), "out", 24, |t| t["data_parallel_size"] = json!(2));
+    let file = file.to_str().unwrap();
+    let one = ["-n", "1", LM_SAES, "train", file];
+    let out = mpirun(&[&one[..], &[":"], &one[..], &["--set", "trainer.lr=0.5"]].concat()).output().unwrap();
+    let said = text(&out);
+    assert!(!out.status.success());
+    assert_eq!(
+        said.matches("setting trainer.lr: is 0.5 on rank 1, but 0.002 on rank 0").count(),
+        1,
+        "{said}"
+    );
+    assert!(!dir.path().join("out").exists());
+
+    let out = mpirun(&["-n", "2", LM_SAES, "devices"]).output().unwrap();
+    let said = text(&out);
+    assert!(!out.status.success());
+    assert_eq!(said.matches("start this command once").count(), 1, "{said}");
+
+    let out = mpirun(&["-n", "3", LM_SAES, "train", file]).output().unwrap();
+    assert_eq!(text(&out).matches("the job was started with 3").count(), 1, "{}", text(&out));
+
+    let out = Command::new(LM_SAES).args(["train", file]).output().unwrap();
+    assert!(text(&out).contains("mpirun -n 2"), "{}", text(&out));
+    let out =
+        Command::new(LM_SAES).args(["train", file]).env("RANK", "0").env("WORLD_SIZE", "2").output().unwrap();
+    assert!(text(&out).contains("as torchrun does"), "{}", text(&out));
+}
