@@ -96,7 +96,8 @@ pub(super) fn topk(s: &mut AscendStream, o: &op::TopK) -> Result<()> {
     let (vals, idx) = (View::of(&o.vals), View::of(&o.idx));
     let (width, k) = ((o.x.cols / o.groups) as i64, (o.vals.cols / o.groups) as i64);
     let found = k.min(width);
-    for (from, n) in blocks(o.x.rows, o.x.cols) {
+    // A matrix without columns has slots still.
+    for (from, n) in blocks(o.x.rows, o.x.cols.max(1)) {
         let mark = s.scratch.mark();
         let slots = |v: View, first: i64, count: i64| {
             let (dims, strides) = ([n, o.groups as i64, k], [v.strides()[0], k, 1]);
