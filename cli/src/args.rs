@@ -42,6 +42,7 @@ pub enum Command {
     Remove(Remove),
     Serve(Serve),
     Convert(Convert),
+    Upload(Upload),
     Registry(ListRegistry),
     Devices(Devices),
 }
@@ -645,6 +646,16 @@ pub struct Convert {
     pub from: String,
     /// Folder to write, new or empty
     pub to: PathBuf,
+    #[command(flatten)]
+    pub form: Form,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+// How a dictionary is read and written. No doc comment: clap would take it for that of the command.
+#[derive(Args, Debug)]
+pub struct Form {
     /// lm-saes, upstream, saelens, sparsify, dictionary-learning, circuit-tracer
     #[arg(long, default_value = "lm-saes")]
     pub to_format: String,
@@ -669,6 +680,40 @@ pub struct Convert {
     /// Branch, tag or commit on the hub
     #[arg(long, default_value = "main")]
     pub revision: String,
+}
+
+/// Send a dictionary to the Hugging Face hub, with a page that says what it is
+///
+/// FROM is named as for `convert`; TO is owner/repository, or owner/repository:folder for one of several. The dictionary is written
+/// in the form asked for (lm-saes, which others read as the reference system's) and sent as one commit together with README.md: kind,
+/// model, hook points, figures, settings, how to load it. HF_TOKEN has to be one that may write. An upload that was interrupted goes
+/// on when the same command is run again.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  lm-saes upload results/topk me/gpt2-saes:layer5 --dry-run\n  lm-saes upload results/topk me/gpt2-saes:layer5 --to-format saelens --license mit"
+)]
+pub struct Upload {
+    /// The dictionary
+    pub from: String,
+    /// owner/repository or owner/repository:folder
+    pub to: String,
+    #[command(flatten)]
+    pub form: Form,
+    /// Branch to commit to
+    #[arg(long, default_value = "main", value_name = "NAME")]
+    pub branch: String,
+    /// If the repository does not exist, let only its owner see it
+    #[arg(long)]
+    pub private: bool,
+    /// Licence the page states, such as mit or cc-by-4.0
+    #[arg(long)]
+    pub license: Option<String>,
+    /// Message of the commit
+    #[arg(long, short)]
+    pub message: Option<String>,
+    /// Print what would be sent, and send nothing
+    #[arg(long)]
+    pub dry_run: bool,
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,

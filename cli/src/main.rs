@@ -62,6 +62,7 @@ fn run(cli: &args::Cli, ranks: Option<&Ranks>) -> Result<()> {
         args::Command::Rename(a) => commands::rename::run(a),
         args::Command::Remove(a) => commands::remove::run(a),
         args::Command::Convert(a) => commands::convert::run(a, &registry),
+        args::Command::Upload(a) => commands::upload::run(a, &registry),
         args::Command::Registry(a) => commands::registry::run(a),
         args::Command::Devices(a) => commands::devices::run(a, &registry),
     }

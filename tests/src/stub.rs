@@ -39,6 +39,8 @@ pub enum Act {
     Answer(u16, &'static str, String),
     /// The same after a pause.
     Slow(Duration, String),
+    /// Status, further header lines, and a body of which only so many bytes are sent, then the end if that is not all.
+    Bytes(u16, String, Vec<u8>, usize),
     /// Half of the body that was announced, then the end.
     CutOff(String),
     /// The end, without a word.
@@ -100,21 +102,33 @@ fn serve(
             asked.push(request.clone());
         }
         let act = act(&request);
+        let whole = |status, more: &str, body: String| {
+            let length = body.len();
+            (status, more.to_string(), body.into_bytes(), length)
+        };
         let (status, more, body, sent) = match act {
-            Act::Answer(status, more, body) => (status, more, body.clone(), body.len()),
+            Act::Answer(status, more, body) => whole(status, more, body),
             Act::Slow(pause, body) => {
                 thread::sleep(pause);
-                (200, "", body.clone(), body.len())
+                whole(200, "", body)
             }
-            Act::CutOff(body) => (200, "", body.clone(), body.len() / 2),
-            Act::HangUp => (0, "", String::new(), 0),
+            Act::Bytes(status, more, body, sent) => {
+                let sent = sent.min(body.len());
+                (status, more, body, sent)
+            }
+            Act::CutOff(body) => (200, String::new(), body.clone().into_bytes(), body.len() / 2),
+            Act::HangUp => (0, String::new(), Vec::new(), 0),
         };
         now.fetch_sub(1, Ordering::SeqCst);
         if status == 0 {
             return Ok(());
         }
         write!(stream, "HTTP/1.1 {status} as told\r\ncontent-length: {}\r\n{more}\r\n", body.len())?;
-        stream.write_all(&body.as_bytes()[..sent])?;
+        if request.line.starts_with("HEAD ") {
+            stream.flush()?;
+            continue;
+        }
+        stream.write_all(&body[..sent])?;
         stream.flush()?;
         if sent < body.len() {
             return Ok(());

@@ -20,3 +20,4 @@ pub mod show;
 pub mod sweep;
 pub mod to_jumprelu;
 pub mod train;
+pub mod upload;

@@ -1,6 +1,7 @@
-//! The hub's cache on disk, in the layout of Python's library: `models--OWNER--NAME/{blobs/ETAG, refs/REVISION,
+//! The hub's cache on disk, in the layout of Python's library: `models--OWNER--NAME/` (or `datasets--…`) with `{blobs/ETAG, refs/REVISION,
 //! snapshots/COMMIT/FILE}`, files of a snapshot being links to blobs.
 
+use super::client::Listing;
 use crate::{Error, Result, files};
 use std::{
     fs,
@@ -9,6 +10,7 @@ use std::{
 };
 
 /// A cache folder.
+#[derive(Clone)]
 pub struct Cache {
     root: PathBuf,
 }
@@ -25,7 +27,8 @@ impl Cache {
     }
 
     fn repo(&self, repo: &str) -> PathBuf {
-        self.root.join(format!("models--{}", repo.replace('/', "--")))
+        let kind = if repo.starts_with(super::client::DATASETS) { "" } else { "models--" };
+        self.root.join(format!("{kind}{}", repo.replace('/', "--")))
     }
 
     /// The snapshot a revision stands for, if there is one.
@@ -43,9 +46,23 @@ impl Cache {
         self.snapshot(repo, revision).map(|s| s.join(file)).filter(|p| p.is_file())
     }
 
-    /// Names of the files of it.
-    pub fn list(&self, repo: &str, revision: &str) -> Option<Vec<String>> {
-        super::place::Folder::Local(self.snapshot(repo, revision)?).list().ok()
+    /// The files of it that were fetched.
+    pub fn list(&self, repo: &str, revision: &str) -> Option<Listing> {
+        let snapshot = self.snapshot(repo, revision)?;
+        let commit = snapshot.file_name().map(|c| c.to_string_lossy().into_owned());
+        let names = super::place::Folder::Local(snapshot.clone()).list().ok()?;
+        let size = |name: &String| fs::metadata(snapshot.join(name)).map(|m| m.len()).ok();
+        let files = names.into_iter().map(|name| (name.clone(), size(&name))).collect();
+        Some(Listing { commit, files })
+    }
+
+    /// Makes the revision stand for the commit.
+    pub fn point(&self, repo: &str, revision: &str, commit: &str) -> Result<()> {
+        let path = self.repo(repo).join("refs").join(revision);
+        if commit_like(revision) || fs::read_to_string(&path).ok().as_deref().map(str::trim) == Some(commit) {
+            return Ok(());
+        }
+        files::write_atomic(&path, |w| w.write_all(commit.as_bytes()))
     }
 
     /// Where the content with this etag belongs; its folder exists afterwards.
@@ -58,12 +75,7 @@ impl Cache {
     /// Makes `file` of the commit's snapshot a link to the blob, and the revision one to the commit.
     pub fn link(&self, repo: &str, revision: &str, commit: &str, file: &str, blob: &Path) -> Result<PathBuf> {
         let root = self.repo(repo);
-        if !commit_like(revision) {
-            let path = root.join("refs").join(revision);
-            if fs::read_to_string(&path).ok().as_deref().map(str::trim) != Some(commit) {
-                files::write_atomic(&path, |w| w.write_all(commit.as_bytes()))?;
-            }
-        }
+        self.point(repo, revision, commit)?;
         let path = root.join("snapshots").join(commit).join(file);
         let dir = path.parent().unwrap_or(&root);
         fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;

@@ -2,13 +2,17 @@
 //! files into dictionaries of ours, writers the reverse. README.
 
 pub mod cache;
+pub mod card;
 pub mod client;
+mod download;
 mod open;
 pub mod place;
 pub mod readers;
 pub mod reading;
 pub mod registry;
 pub mod tensors;
+pub mod upload;
+mod wire;
 pub mod writers;
 
 pub use client::Hub;

@@ -3,10 +3,11 @@
 use super::workbench::open_queue;
 use crate::{
     Error, Result,
+    dictionary::checkpoint::Loaded,
     hub::{self, Format, Hub, OpenOptions, writers},
-    settings::DTypeName,
+    settings::{DTypeName, NormActivation},
 };
-use lm_saes_runtime::Registry;
+use lm_saes_runtime::{Queue, Registry};
 use std::{path::PathBuf, rc::Rc};
 
 /// What to convert.
@@ -52,12 +53,7 @@ pub fn convert(c: &Conversion, hub: &Rc<Hub>, registry: &Registry) -> Result<Con
         return Err(Error::format(&c.to, what));
     }
     let q = &mut open_queue(registry, "cpu")?;
-    let mut loaded = hub::open(q, hub, &c.from, &c.options)?;
-    if c.unit_decoder_norm {
-        loaded.dictionary.to_unit_decoder_norm(q)?;
-    }
-    let stored = loaded.extras.get("dtype").and_then(|d| d.as_str()).and_then(|d| d.parse().ok());
-    let dtype = c.dtype.or(stored).unwrap_or_default();
+    let (mut loaded, dtype) = open_for(q, c, hub)?;
     let path = writers::write(q, &mut loaded, &c.to, c.format, dtype)?;
     let format = loaded.extras.get("source").and_then(|s| s["format"].as_str()).unwrap_or("lm-saes");
     let d = &*loaded.dictionary;
@@ -68,4 +64,38 @@ pub fn convert(c: &Conversion, hub: &Rc<Hub>, registry: &Registry) -> Result<Con
         d_sae: d.d_sae(),
         hooks: (d.hook_points_in(), d.hook_points_out()),
     })
+}
+
+/// What is converted, and the precision to write it in.
+///
+/// # Errors
+/// Numbers that the precision of what was read does not hold any more, where no other was asked for.
+pub(super) fn open_for(q: &mut Queue, c: &Conversion, hub: &Rc<Hub>) -> Result<(Loaded, DTypeName)> {
+    let mut loaded = hub::open(q, hub, &c.from, &c.options)?;
+    if c.unit_decoder_norm {
+        loaded.dictionary.to_unit_decoder_norm(q)?;
+    }
+    let own = matches!(c.format, Format::Own | Format::Upstream);
+    if !own && loaded.dictionary.settings().norm_activation() == NormActivation::DatasetWise {
+        // What the writer would do, so that what it does to the numbers is seen here.
+        loaded.dictionary.fold(q)?;
+    }
+    let stored = loaded.extras.get("dtype").and_then(|d| d.as_str()).and_then(|d| d.parse().ok());
+    let dtype = c.dtype.or(stored).unwrap_or_default();
+    if c.dtype.is_none() {
+        for p in loaded.dictionary.params() {
+            let narrowed = |v: &f32| dtype.narrowed(*v) != *v && !v.is_nan();
+            if let Some(v) = q.download::<f32>(&p.value)?.into_iter().find(narrowed) {
+                let what = format!(
+                    "{}: {} holds {v}, which {dtype} (as what was read is stored) would round; choose what to write: --dtype float32, or \
+                     --dtype {} to round",
+                    c.from,
+                    p.name,
+                    dtype.to_string().trim_start_matches("torch.")
+                );
+                return Err(Error::Data { what });
+            }
+        }
+    }
+    Ok((loaded, dtype))
 }

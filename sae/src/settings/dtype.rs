@@ -1,6 +1,7 @@
 //! Element types as users write them: `torch.float16`, `bfloat16`, `fp32`, … Saved in upstream's form `torch.float32`.
 
 use crate::tensorfile::Precision;
+use half::{bf16, f16};
 use lm_saes_runtime::DType;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{fmt, str::FromStr};
@@ -24,6 +25,15 @@ impl DTypeName {
             Self::F32 => DType::F32,
             Self::Bf16 => DType::BF16,
             Self::F16 => DType::F16,
+        }
+    }
+
+    /// A value as this type holds it.
+    pub fn narrowed(self, v: f32) -> f32 {
+        match self {
+            Self::F32 => v,
+            Self::Bf16 => bf16::from_f32(v).to_f32(),
+            Self::F16 => f16::from_f32(v).to_f32(),
         }
     }
 

@@ -56,7 +56,7 @@ impl Format {
         })
     }
 
-    fn shown(self) -> &'static str {
+    pub(crate) fn shown(self) -> &'static str {
         match self {
             Self::Own => "this program's form",
             Self::Upstream => "the reference system's form",

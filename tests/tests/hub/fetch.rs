@@ -65,9 +65,7 @@ impl Server {
     }
 
     fn hub(&self, cache: &Path) -> Hub {
-        let mut hub = Hub::new(&self.address, cache, Some("secret".into()), false);
-        hub.first_wait = Duration::from_millis(1);
-        hub
+        Hub::new(&self.address, cache, Some("secret".into()), false).waiting(Duration::from_millis(1))
     }
 
     fn seen(&self) -> Vec<String> {
@@ -258,8 +256,7 @@ fn what_was_fetched_serves_offline_and_when_the_server_is_gone() {
     let cache = tempfile::tempdir().unwrap();
     let server = Server::start(one("a.bin", b"kept", Mood::Plain));
     server.hub(cache.path()).find("org/repo", "main", "a.bin").unwrap().unwrap();
-    let mut gone = Hub::new("http://127.0.0.1:9", cache.path(), None, false);
-    gone.first_wait = Duration::from_millis(1);
+    let gone = Hub::new("http://127.0.0.1:9", cache.path(), None, false).waiting(Duration::from_millis(1));
     let offline = Hub::new("http://127.0.0.1:9", cache.path(), None, true);
     for hub in [&gone, &offline] {
         let path = hub.find("org/repo", "main", "a.bin").unwrap().unwrap();

@@ -1,0 +1,5 @@
+//! The Hugging Face hub, played by servers on this machine: fetching files, data sets by name, uploads.
+
+mod data;
+mod fetch;
+mod upload;
