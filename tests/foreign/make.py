@@ -162,5 +162,20 @@ for l, p in enumerate(layers):
         "w_enc": p["W_enc"], "b_enc": p["b_enc"], "w_dec": full, "b_dec": p["b_dec"], "threshold": p["theta"],
     }, f / f"params_layer_{l}.safetensors")
 expect(f, xs, *clt(layers))
+# Its crosscoders have the same files on the residual stream after some layers.
+f = case("google/gemma-scope-2-1b-pt/crosscoder/layer_7_13_22_width_1k_l0_medium")
+for l, p in enumerate(layers):
+    full = torch.cat([torch.zeros(F, l, D), p["W_dec"]], 1)
+    save_file({
+        "w_enc": p["W_enc"], "b_enc": p["b_enc"], "w_dec": full, "b_dec": p["b_dec"], "threshold": p["theta"],
+    }, f / f"params_layer_{l}.safetensors")
+expect(f, xs, *clt(layers))
+
+# Cached activations as the reference system pickles them.
+f = case("cache/blocks.0.hook_resid_post")
+torch.save({
+    "activation": (rand(2, 4, D)).to(torch.bfloat16), "tokens": torch.arange(8).reshape(2, 4), "mask": torch.tensor([[0, 1, 1, 1], [0, 1, 1, 0]]),
+    "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]), "meta": [{"context_idx": 0, "dataset_name": "a"}, {"context_idx": 1, "dataset_name": "a"}],
+}, f / "chunk-00000000.pt")
 
 # canrager's temporal SAEs are those of SAELens with other names: only the reading is new.

@@ -2,13 +2,17 @@
 
 use lm_saes::{
     activations::Batch,
+    data::{ChunkReader, Overflow, TokenPolicy},
     runners::{self, GenerateReport, Start, Workbench},
     settings::{ActivationFactorySettings, GenerateSettings, TrainSettings, from_tree},
     tensorfile::TensorFile,
     training::{Advance, Observer, Progress, Silent, snapshot},
 };
 use lm_saes_backends::registry;
-use lm_saes_tests::tiny::{D_MODEL, HOOK, job, settings, world};
+use lm_saes_tests::{
+    queue,
+    tiny::{D_MODEL, HOOK, job, settings, world},
+};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -314,6 +318,34 @@ fn a_cache_that_does_not_fit_is_refused_with_the_file_named() {
     fs::write(&last, &kept[..kept.len() - 5]).unwrap();
     let e = refused(json!({}));
     assert!(e.contains("chunk-00000012.safetensors: not a complete safetensors file"), "{e}");
-    fs::write(folder.join("chunk-00000013.pt"), b"pickle").unwrap();
-    assert!(refused(json!({})).contains("is a pickle"));
+    fs::write(&last, &kept).unwrap();
+    fs::write(folder.join("chunk-00000012.pt"), b"pickle").unwrap();
+    assert!(refused(json!({})).contains("the same chunk"));
+}
+
+#[test]
+fn chunks_that_python_pickled_are_read_without_running_them() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("foreign/cache");
+    let folders = [(OTHER.to_string(), root.join("blocks.0.hook_resid_post"))];
+    let policy = TokenPolicy {
+        context_size: Some(4),
+        max_length: 4,
+        prepend_bos: true,
+        bos: Some(0),
+        eos: None,
+        pad: 0,
+        overflow: Overflow::Truncate,
+        ignore_token_ids: vec![2],
+        mask_first_position: false,
+    };
+    let mut reader = ChunkReader::open(&root, &folders, policy).unwrap();
+    assert!(!reader.singles());
+    let batch = reader.next_batch().unwrap().unwrap();
+    assert_eq!((batch.batch, batch.len, batch.ids), (2, 4, (0..8).collect()));
+    assert_eq!((batch.mask, batch.lengths), (vec![0, 1, 0, 1, 0, 1, 1, 0], vec![4, 3]));
+    let q = &mut queue();
+    let acts = reader.activations(q, &[OTHER.to_string()], 8).unwrap();
+    let values = q.download::<f32>(&acts[0]).unwrap();
+    assert!(values.len() == 48 && values.iter().all(|v| *v != 0.0 && *v == half::bf16::from_f32(*v).to_f32()));
+    assert!(reader.next_batch().unwrap().is_none());
 }

@@ -52,12 +52,21 @@ fn files_of_the_original_libraries_compute_what_those_formulas_do() {
             "",
             ["blocks.0.mlp.hook_in", "blocks.0.hook_mlp_out"],
         ),
+        (
+            "google/gemma-scope-2-1b-pt/crosscoder/layer_7_13_22_width_1k_l0_medium",
+            "",
+            ["blocks.7.hook_resid_post"; 2],
+        ),
     ] {
         let folder = root.join(path);
         let place = if file.is_empty() { folder.clone() } else { folder.join(file) };
         let mut loaded = read(q, &place, Facts::default()).unwrap_or_else(|e| panic!("{path}: {e}"));
         let d = &mut *loaded.dictionary;
         assert_eq!([&d.hook_points_in()[0], &d.hook_points_out()[0]], hooks, "{path}");
+        if path.contains("crosscoder") {
+            assert_eq!(d.hook_points_in()[1..], ["blocks.13.hook_resid_post", "blocks.22.hook_resid_post"]);
+            assert_eq!(loaded.extras["model_name"], "google/gemma-3-1b-pt");
+        }
         let expected = TensorFile::open(folder.join("expected.safetensors")).unwrap();
         let get = |name: &str| expected.f32(name).unwrap().1;
         let layers = d.hook_points_in().len();

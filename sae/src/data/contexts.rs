@@ -11,11 +11,22 @@ use std::{collections::VecDeque, sync::Arc};
 pub trait Tokenize: Send + Sync {
     /// Token ids of a text, no special token added; special tokens written out in the text are recognised.
     fn encode(&self, text: &str) -> Result<Vec<u32>>;
+
+    /// Token ids of a chat, a JSON list of messages, as the model's own template says it.
+    ///
+    /// # Errors
+    /// A tokenizer without a template.
+    fn encode_chat(&self, _messages: &str) -> Result<Vec<u32>> {
+        Err(Error::Data { what: "this tokenizer has no chat template".into() })
+    }
 }
 
 impl Tokenize for crate::lm::Tokenizer {
     fn encode(&self, text: &str) -> Result<Vec<u32>> {
         Self::encode(self, text)
+    }
+    fn encode_chat(&self, messages: &str) -> Result<Vec<u32>> {
+        Self::encode(self, &self.chat_text(messages, false)?)
     }
 }
 
@@ -75,9 +86,13 @@ impl ContextReader {
     }
 
     /// Continues at a place told by [`ContextReader::place`].
-    pub fn seek(&mut self, place: Place) {
+    ///
+    /// # Errors
+    /// Text elsewhere that cannot be fetched as far as that.
+    pub fn seek(&mut self, place: Place) -> Result<()> {
         (self.at, self.barren) = (place, 0);
         self.ahead.clear();
+        self.source.has(place.record).map(drop)
     }
 
     /// The text.
@@ -92,14 +107,15 @@ impl ContextReader {
 
     /// Whether no context is left.
     pub fn at_end(&self) -> bool {
-        !self.order.repeat && self.at.record >= self.source.records()
+        // What cannot be fetched now is an error on reading.
+        !self.order.repeat && !self.source.has(self.at.record).unwrap_or(true)
     }
 
     /// Share of the text already read; none when it repeats.
     pub fn share(&self) -> Option<f64> {
         let Place { record, .. } = self.at;
         (!self.order.repeat).then(|| match self.order.shuffle_seed {
-            Some(_) => record as f64 / self.source.records() as f64,
+            Some(_) => record as f64 / self.source.records().unwrap_or(record).max(1) as f64,
             None => self.source.bytes_before(record) as f64 / self.source.bytes() as f64,
         })
     }
@@ -138,7 +154,7 @@ impl ContextReader {
     /// Moves to the next record with an unused token; false at the end of the data.
     fn find_tokens(&mut self) -> Result<bool> {
         loop {
-            if self.at.record >= self.source.records() {
+            if !self.source.has(self.at.record)? {
                 if !self.order.repeat {
                     return Ok(false);
                 }
@@ -152,7 +168,7 @@ impl ContextReader {
                 return Ok(true);
             }
             self.barren += 1;
-            if self.barren > self.source.records() {
+            if self.barren > self.source.known() {
                 let what = format!("{}: no record gives a token", self.source.path().display());
                 return Err(Error::Data { what });
             }
@@ -178,7 +194,7 @@ impl ContextReader {
     /// Texts of the next records in this epoch's random order.
     fn shuffled_texts(&self, seed: u64) -> Result<Vec<String>> {
         let Place { epoch, record, .. } = self.at;
-        let n = self.source.records();
+        let n = self.source.records()?;
         let mut texts = Vec::with_capacity(BLOCK);
         for r in record..n.min(record + BLOCK as u64) {
             texts.extend(self.source.read(random::shuffled_index(seed, epoch, n, r), 1)?);
@@ -188,7 +204,12 @@ impl ContextReader {
 
     /// Text tokens of a record: no BOS (contexts get theirs), and EOS only where it separates packed records.
     fn tokens(&self, text: &str) -> Result<Vec<u32>> {
-        let mut ids = self.tokenizer.encode(text)?;
+        let mut ids = match self.source.is_chat() {
+            // A row without a chat.
+            true if text.is_empty() => Vec::new(),
+            true => self.tokenizer.encode_chat(text)?,
+            false => self.tokenizer.encode(text)?,
+        };
         if self.policy.bos.is_some() && ids.first().copied() == self.policy.bos {
             ids.remove(0);
         }
@@ -340,7 +361,7 @@ pub(crate) mod tests {
                 for _ in 0..150 {
                     let tokenizer = Arc::new(Letters::default());
                     let mut moved = open(tokenizer.clone());
-                    moved.seek(straight.place());
+                    moved.seek(straight.place()).unwrap();
                     assert_eq!(moved.take(3).unwrap(), straight.take(3).unwrap());
                     assert!(tokenizer.seen.load(std::sync::atomic::Ordering::Relaxed) <= 2 * BLOCK);
                 }

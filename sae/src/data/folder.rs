@@ -27,17 +27,17 @@ struct DataFile {
 }
 
 /// The files under `folder` that `reads` takes, sorted, subfolders included. Where the folder is a data set with splits, those of
-/// `train`; where it was saved by `datasets`, the files it names, which leaves out the caches beside them.
+/// `split`; where it was saved by `datasets`, the files it names, which leaves out the caches beside them.
 ///
 /// # Errors
-/// [`Error::Format`] for a data set whose splits do not include `train`.
-pub fn files(folder: &Path, reads: &dyn Fn(&Path) -> bool) -> Result<Vec<PathBuf>> {
+/// [`Error::Format`] for a data set whose splits do not include it.
+pub fn files(folder: &Path, split: &str, reads: &dyn Fn(&Path) -> bool) -> Result<Vec<PathBuf>> {
     if let Some(Splits { splits }) = described(&folder.join("dataset_dict.json"))? {
-        let train = folder.join("train");
-        if train.is_dir() {
-            return files(&train, reads);
+        let part = folder.join(split);
+        if splits.iter().any(|s| s == split) && part.is_dir() {
+            return files(&part, split, reads);
         }
-        let what = format!("has the splits {} and no train; give the folder of one", splits.join(", "));
+        let what = format!("has the splits {} and no {split}; set split to one", splits.join(", "));
         return Err(Error::format(folder, what));
     }
     if let Some(State { data_files }) = described(&folder.join("state.json"))? {
@@ -49,15 +49,16 @@ pub fn files(folder: &Path, reads: &dyn Fn(&Path) -> bool) -> Result<Vec<PathBuf
     let mut found = Vec::new();
     collect(folder, reads, &mut found)?;
     found.sort();
-    if found.iter().any(|p| is_hub_train(p)) {
-        found.retain(|p| is_hub_train(p));
+    if found.iter().any(|p| is_hub_split(p, split)) {
+        found.retain(|p| is_hub_split(p, split));
     }
     Ok(found)
 }
 
 /// `train-00000-of-00004.parquet`: how the hub names the files of a split.
-fn is_hub_train(path: &Path) -> bool {
-    path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("train-") && n.contains("-of-"))
+fn is_hub_split(path: &Path, split: &str) -> bool {
+    let rest = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix(split));
+    rest.is_some_and(|n| n.starts_with('-') && n.contains("-of-"))
 }
 
 /// A JSON file, if it is there and of this form; a file of the same name and another form describes something else.

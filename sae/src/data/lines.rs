@@ -1,7 +1,10 @@
 //! Files of lines, `.txt` and `.jsonl`: one scan notes where each record starts; after that any record is one positioned read
 //! away, however far into the file.
 
-use super::{record, text::SampleBy};
+use super::{
+    record,
+    text::{Content, SampleBy},
+};
 use crate::{Error, Result};
 use std::{
     fs::File,
@@ -67,16 +70,16 @@ impl Lines {
         self.starts.get(record as usize).copied().unwrap_or(0)
     }
 
-    /// Texts of these records; of JSON the string under `field`.
-    pub fn read(&self, records: Range<u64>, field: &str, out: &mut Vec<String>) -> Result<()> {
+    /// Texts of these records; of JSON the field asked for.
+    pub fn read(&self, records: Range<u64>, content: &Content, out: &mut Vec<String>) -> Result<()> {
         let open = File::open(&self.path).map_err(|e| Error::io(&self.path, e))?;
         for r in records {
-            out.push(self.record(&open, r as usize, field)?);
+            out.push(self.record(&open, r as usize, content)?);
         }
         Ok(())
     }
 
-    fn record(&self, file: &File, i: usize, field: &str) -> Result<String> {
+    fn record(&self, file: &File, i: usize, content: &Content) -> Result<String> {
         let start = self.starts[i];
         let end = self.starts.get(i + 1).copied().unwrap_or(self.size);
         let mut bytes = vec![0; (end - start) as usize];
@@ -96,10 +99,15 @@ impl Lines {
         }
         let text = String::from_utf8(bytes)
             .map_err(|e| self.bad(start + e.utf8_error().valid_up_to() as u64, "not UTF-8 text".into()))?;
-        match self.kind {
-            Kind::Jsonl => record::text_field(&text, field).map_err(|what| self.bad(start, what)),
-            Kind::Text(SampleBy::Paragraph) => Ok(text.trim_end().into()),
-            Kind::Text(_) => Ok(text),
+        match (self.kind, content) {
+            (Kind::Jsonl, Content::Text(field)) => {
+                record::text_field(&text, field).map_err(|what| self.bad(start, what))
+            }
+            (Kind::Jsonl, Content::Messages(field)) => {
+                record::messages_field(&text, field).map_err(|what| self.bad(start, what))
+            }
+            (Kind::Text(SampleBy::Paragraph), _) => Ok(text.trim_end().into()),
+            (Kind::Text(_), _) => Ok(text),
         }
     }
 

@@ -10,11 +10,13 @@ mod lines;
 mod policy;
 pub mod random;
 mod record;
+mod remote;
 mod text;
 mod tokens;
 
 pub use cache::{Chunk, ChunkReader, ChunkWriter, Loss, Storage, check_empty};
 pub use contexts::{ContextReader, Order, Place, Tokenize};
 pub use policy::{Overflow, TokenBatch, TokenPolicy};
-pub use text::{SampleBy, TextOptions, TextSource};
+pub use remote::{Remote, open_remote};
+pub use text::{Content, SampleBy, Shards, TextOptions, TextSource};
 pub use tokens::{Reader, SourceCursor, TokenCursor, TokenStream, WeightedSource};

@@ -1,7 +1,7 @@
-//! One text field out of one JSON record, without building the rest of the record in memory.
+//! One text field out of one JSON record, without building the rest of the record in memory; or its field of messages.
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
-use serde_json::error::Category;
+use serde_json::{Value, error::Category};
 use std::fmt;
 
 /// The string under `field` of the JSON object `json`; the error says what is wrong with the record.
@@ -16,6 +16,22 @@ pub fn text_field(json: &str, field: &str) -> Result<String, String> {
             _ => format!("not JSON: {what}"),
         }
     })
+}
+
+/// The list under `field` of the JSON object `json`, as JSON.
+pub fn messages_field(json: &str, field: &str) -> Result<String, String> {
+    let record: Value = serde_json::from_str(json).map_err(|e| format!("not JSON: {e}"))?;
+    match record.get(field) {
+        Some(list @ Value::Array(_)) => Ok(list.to_string()),
+        Some(_) => Err(format!("{field:?} is no list of messages")),
+        None => {
+            let others = record.as_object().map(|r| r.keys().cloned().collect::<Vec<_>>().join(", "));
+            Err(format!(
+                "no field {field:?} (the record has {}); set messages_field to the one that holds the messages",
+                others.unwrap_or_else(|| "none".into())
+            ))
+        }
+    }
 }
 
 struct Field<'a>(&'a str);

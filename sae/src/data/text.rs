@@ -1,8 +1,8 @@
-//! Texts as numbered records, out of files of lines and of columns, single or in folders. Files are indexed on opening; after
-//! that a record is found without the way to it.
+//! Texts as numbered records, out of files of lines and of columns: single, in folders, or fetched one after the other from
+//! elsewhere. A file is indexed when it is opened; after that a record is found without the way to it.
 
 #[cfg(feature = "parquet")]
-use super::columns::Columns;
+use super::columns::{Columns, Recent};
 use super::{
     folder,
     lines::{Kind, Lines},
@@ -14,6 +14,7 @@ use std::{
     fs,
     ops::Range,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 /// What one record of a `.txt` file is; the names are those of the Hugging Face text loader.
@@ -29,28 +30,90 @@ pub enum SampleBy {
     Document,
 }
 
+/// What a record gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// The text in this field of a `.jsonl` record or column of a parquet or Arrow file.
+    Text(String),
+    /// The list of messages in this one, as JSON.
+    Messages(String),
+}
+
+impl Content {
+    /// The field or column.
+    pub fn field(&self) -> &str {
+        match self {
+            Self::Text(field) | Self::Messages(field) => field,
+        }
+    }
+}
+
 /// How records are found in files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextOptions {
-    /// Field of a `.jsonl` record, or column of a parquet or Arrow file, that holds the text.
-    pub text_field: String,
+    /// What a record gives.
+    pub content: Content,
     /// What one record of a `.txt` file is.
     pub sample_by: SampleBy,
+    /// Which part is taken of a folder that is a data set with splits.
+    pub split: String,
 }
 
 impl Default for TextOptions {
     fn default() -> Self {
-        Self { text_field: "text".into(), sample_by: SampleBy::Line }
+        Self { content: Content::Text("text".into()), sample_by: SampleBy::Line, split: "train".into() }
     }
 }
 
-/// Indexed text. Records are numbered through all files, sorted by path; blank ones of files of lines do not count.
+/// Files that are elsewhere until they are needed.
+pub trait Shards: Send + Sync {
+    /// Bytes of each.
+    fn sizes(&self) -> &[u64];
+    /// Where one is, after it was fetched.
+    ///
+    /// # Errors
+    /// It cannot be had.
+    fn fetch(&self, shard: usize) -> Result<PathBuf>;
+    /// What names this version of all of them.
+    fn revision(&self) -> &str;
+}
+
+/// Indexed text. Records are numbered through all files, in order; blank ones of files of lines do not count.
 pub struct TextSource {
     path: PathBuf,
-    field: String,
-    files: Vec<Indexed>,
-    /// Number of the first record of each file, then the number of records.
+    options: TextOptions,
+    sizes: Vec<u64>,
+    shards: Option<Box<dyn Shards>>,
+    opened: Mutex<Arc<Opened>>,
+    #[cfg(feature = "parquet")]
+    recent: Recent,
+}
+
+/// Files opened so far, from the first on.
+#[derive(Clone, Default)]
+struct Opened {
+    files: Vec<Arc<Indexed>>,
+    /// Number of the first record of each, then the number of records.
     firsts: Vec<u64>,
+}
+
+impl Opened {
+    fn push(&mut self, file: Indexed) {
+        if self.firsts.is_empty() {
+            self.firsts.push(0);
+        }
+        self.firsts.push(self.records() + file.records());
+        self.files.push(Arc::new(file));
+    }
+
+    fn records(&self) -> u64 {
+        self.firsts.last().copied().unwrap_or(0)
+    }
+
+    /// The file a record is in.
+    fn file_of(&self, record: u64) -> usize {
+        self.firsts.partition_point(|&first| first <= record).saturating_sub(1)
+    }
 }
 
 /// One file.
@@ -62,26 +125,58 @@ enum Indexed {
 
 impl TextSource {
     /// Finds and indexes the files under `path`: one file, or a folder with all its subfolders. Of a data set saved by the
-    /// Python library `datasets`, and of a folder as the hub names its files, the split `train` is taken.
+    /// Python library `datasets`, and of a folder as the hub names its files, the split asked for is taken.
     pub fn open(path: &Path, options: &TextOptions) -> Result<Self> {
         let found = if path.is_dir() {
-            folder::files(path, &|file| Indexed::reads(file, options))?
+            folder::files(path, &options.split, &|file| Self::reads(file, options.sample_by))?
         } else {
             fs::metadata(path).map_err(|e| Error::io(path, e))?;
-            Vec::from_iter(Indexed::reads(path, options).then(|| path.to_path_buf()))
+            Vec::from_iter(Self::reads(path, options.sample_by).then(|| path.to_path_buf()))
         };
         if found.is_empty() {
-            return Err(Error::format(path, nothing_to_read(path)?));
+            return Err(Error::format(path, nothing_to_read(path, &options.split)?));
         }
         let files = found.into_par_iter().map(|p| Indexed::open(p, options)).collect::<Result<Vec<_>>>()?;
-        let mut firsts = vec![0];
-        for f in &files {
-            firsts.push(firsts[firsts.len() - 1] + f.records());
-        }
-        if firsts.last() == Some(&0) {
+        let sizes = files.iter().map(Indexed::size).collect();
+        let mut opened = Opened::default();
+        files.into_iter().for_each(|file| opened.push(file));
+        if opened.records() == 0 {
             return Err(Error::format(path, "holds no text"));
         }
-        Ok(Self { path: path.into(), field: options.text_field.clone(), files, firsts })
+        Ok(Self::new(path, options, sizes, None, opened))
+    }
+
+    /// Text in files that are fetched one after the other; `path` stands for all of them in messages.
+    pub fn stream(path: &Path, options: &TextOptions, shards: Box<dyn Shards>) -> Self {
+        let sizes = shards.sizes().to_vec();
+        Self::new(path, options, sizes, Some(shards), Opened::default())
+    }
+
+    fn new(
+        path: &Path,
+        options: &TextOptions,
+        sizes: Vec<u64>,
+        shards: Option<Box<dyn Shards>>,
+        opened: Opened,
+    ) -> Self {
+        Self {
+            path: path.into(),
+            options: options.clone(),
+            sizes,
+            shards,
+            opened: Mutex::new(Arc::new(opened)),
+            #[cfg(feature = "parquet")]
+            recent: Recent::default(),
+        }
+    }
+
+    /// Whether this build reads files of this name.
+    pub fn reads(path: &Path, sample_by: SampleBy) -> bool {
+        #[cfg(feature = "parquet")]
+        if Columns::reads(path) {
+            return true;
+        }
+        Kind::of(path, sample_by).is_some()
     }
 
     /// The file or folder.
@@ -89,56 +184,119 @@ impl TextSource {
         &self.path
     }
 
-    /// Number of records.
-    pub fn records(&self) -> u64 {
-        self.firsts[self.files.len()]
+    /// Whether records are chats.
+    pub fn is_chat(&self) -> bool {
+        matches!(self.options.content, Content::Messages(_))
+    }
+
+    /// What names the version of text that is elsewhere.
+    pub fn revision(&self) -> Option<&str> {
+        self.shards.as_ref().map(|s| s.revision())
+    }
+
+    /// Whether there is a record of this number. Files are fetched as far as that needs.
+    ///
+    /// # Errors
+    /// A file that cannot be had or read.
+    pub fn has(&self, record: u64) -> Result<bool> {
+        Ok(self.opened_to(record)?.records() > record)
+    }
+
+    /// Number of all records; everything is fetched.
+    ///
+    /// # Errors
+    /// As [`TextSource::has`].
+    pub fn records(&self) -> Result<u64> {
+        Ok(self.opened_to(u64::MAX)?.records())
+    }
+
+    /// Number of records of the files opened so far.
+    pub fn known(&self) -> u64 {
+        self.opened().records()
+    }
+
+    /// What tells this text from another: number of records, or of files where they are fetched one after the other; and bytes.
+    pub fn extent(&self) -> (u64, u64) {
+        let n = match self.shards {
+            Some(_) => self.sizes.len() as u64,
+            None => self.opened().records(),
+        };
+        (n, self.bytes())
     }
 
     /// Bytes of all files.
     pub fn bytes(&self) -> u64 {
-        self.files.iter().map(Indexed::size).sum()
+        self.sizes.iter().sum()
     }
 
-    /// Bytes of text before a record.
+    /// Bytes of text before a record, as far as files are known.
     pub fn bytes_before(&self, record: u64) -> u64 {
-        let file = self.firsts.partition_point(|&first| first <= record).saturating_sub(1);
-        let earlier: u64 = self.files.iter().take(file).map(Indexed::size).sum();
-        let inside = self.files.get(file).map(|f| f.bytes_before(record - self.firsts[file]));
+        let opened = self.opened();
+        let file = opened.file_of(record);
+        let earlier: u64 = self.sizes.iter().take(file).sum();
+        let inside = opened.files.get(file).map(|f| f.bytes_before(record - opened.firsts[file]));
         earlier + inside.unwrap_or(0)
     }
 
-    /// Texts of the records `from..from + n`, fewer at the end.
+    /// Texts of the records `from..from + n`; fewer at the end, and where the next file would have to be fetched for the rest.
+    ///
+    /// # Errors
+    /// A file that cannot be had or read.
     pub fn read(&self, from: u64, n: usize) -> Result<Vec<String>> {
-        let to = (from.saturating_add(n as u64)).min(self.records());
+        let opened = self.opened_to(from)?;
+        let to = from.saturating_add(n as u64).min(opened.records());
         let mut out = Vec::with_capacity(to.saturating_sub(from) as usize);
-        let mut file = self.firsts.partition_point(|&first| first <= from).saturating_sub(1);
+        let mut file = opened.file_of(from);
         let mut next = from;
         while next < to {
-            let (first, last) = (self.firsts[file], to.min(self.firsts[file + 1]));
+            let (first, last) = (opened.firsts[file], to.min(opened.firsts[file + 1]));
             if next < last {
-                self.files[file].read(next - first..last - first, &self.field, &mut out)?;
+                self.read_file(&opened.files[file], next - first..last - first, &mut out)?;
             }
             (next, file) = (last.max(next), file + 1);
         }
         Ok(out)
     }
+
+    fn opened(&self) -> Arc<Opened> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The files from the first to that of a record, opened.
+    fn opened_to(&self, record: u64) -> Result<Arc<Opened>> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shards) = &self.shards {
+            while opened.files.len() < self.sizes.len() && opened.records() <= record {
+                let file = Indexed::open(shards.fetch(opened.files.len())?, &self.options)?;
+                Arc::make_mut(&mut opened).push(file);
+            }
+            if opened.files.len() == self.sizes.len() && opened.records() == 0 {
+                return Err(Error::format(&self.path, "holds no text"));
+            }
+        }
+        Ok(opened.clone())
+    }
+
+    fn read_file(&self, file: &Indexed, records: Range<u64>, out: &mut Vec<String>) -> Result<()> {
+        match file {
+            Indexed::Lines(f) => f.read(records, &self.options.content, out),
+            #[cfg(feature = "parquet")]
+            Indexed::Columns(f) => f.read(records, &self.recent, out),
+        }
+    }
 }
 
 impl Indexed {
-    fn reads(path: &Path, options: &TextOptions) -> bool {
-        #[cfg(feature = "parquet")]
-        if Columns::reads(path) {
-            return true;
-        }
-        Kind::of(path, options.sample_by).is_some()
-    }
-
     fn open(path: PathBuf, options: &TextOptions) -> Result<Self> {
         #[cfg(feature = "parquet")]
         if Columns::reads(&path) {
-            return Ok(Self::Columns(Columns::open(path, &options.text_field)?));
+            return Ok(Self::Columns(Columns::open(path, &options.content)?));
         }
         let kind = Kind::of(&path, options.sample_by).unwrap_or(Kind::Text(options.sample_by));
+        if let (Kind::Text(_), Content::Messages(_)) = (kind, &options.content) {
+            let what = "is plain text, which holds no messages; chats are read from .jsonl, .parquet and .arrow files";
+            return Err(Error::format(path, what));
+        }
         Ok(Self::Lines(Lines::open(path, kind)?))
     }
 
@@ -165,20 +323,12 @@ impl Indexed {
             Self::Columns(f) => f.bytes_before(record),
         }
     }
-
-    fn read(&self, records: Range<u64>, field: &str, out: &mut Vec<String>) -> Result<()> {
-        match self {
-            Self::Lines(f) => f.read(records, field, out),
-            #[cfg(feature = "parquet")]
-            Self::Columns(f) => f.read(records, out),
-        }
-    }
 }
 
 /// Why nothing under `path` can be read.
-fn nothing_to_read(path: &Path) -> Result<String> {
+fn nothing_to_read(path: &Path, split: &str) -> Result<String> {
     let columns = |p: &Path| p.extension().is_some_and(|e| e == "parquet" || e == "arrow");
-    let has_columns = if path.is_dir() { !folder::files(path, &columns)?.is_empty() } else { columns(path) };
+    let has_columns = if path.is_dir() { !folder::files(path, split, &columns)?.is_empty() } else { columns(path) };
     Ok(if has_columns {
         "parquet and Arrow files are read by builds with `--features parquet`".into()
     } else {
@@ -202,11 +352,13 @@ mod tests {
         }
         let source = TextSource::open(dir.path(), options)?;
         let all = source.read(0, usize::MAX)?;
-        assert_eq!(all.len() as u64, source.records());
+        let n = source.records().unwrap();
+        assert_eq!(all.len() as u64, n);
+        assert!(source.has(n - 1).unwrap() && !source.has(n).unwrap());
         for (i, text) in all.iter().enumerate() {
             assert_eq!(&source.read(i as u64, 1)?[0], text);
         }
-        let before: Vec<u64> = (0..=source.records()).map(|r| source.bytes_before(r)).collect();
+        let before: Vec<u64> = (0..=n).map(|r| source.bytes_before(r)).collect();
         assert!(before.is_sorted_by(|a, b| a < b) && before.last() == Some(&source.bytes()), "{before:?}");
         Ok(all)
     }
@@ -304,6 +456,71 @@ mod tests {
         let other: &[(&str, &[u8])] = &[("dataset_dict.json", splits), ("test/1.jsonl", &c)];
         let e = records(other, &TextOptions::default()).unwrap_err().to_string();
         assert!(e.contains("train") && e.contains("test"), "{e}");
+    }
+
+    #[test]
+    fn another_split_is_read_when_it_is_asked_for() {
+        let (a, b) = (b"{\"text\": \"a\"}\n", b"{\"text\": \"b\"}\n");
+        let test = TextOptions { split: "test".into(), ..TextOptions::default() };
+        let hub: &[(&str, &[u8])] =
+            &[("data/train-00000-of-00001.jsonl", a), ("data/test-00000-of-00001.jsonl", b)];
+        assert_eq!(records(hub, &test).unwrap(), ["b"]);
+        let saved: &[(&str, &[u8])] = &[
+            ("dataset_dict.json", br#"{"splits": ["train", "test"]}"#),
+            ("train/1.jsonl", a),
+            ("test/1.jsonl", b),
+        ];
+        assert_eq!(records(saved, &test).unwrap(), ["b"]);
+    }
+
+    #[test]
+    fn chats_are_records_of_json() {
+        let chat = TextOptions { content: Content::Messages("messages".into()), ..TextOptions::default() };
+        let line = br#"{"id": 1, "messages": [{"role": "user", "content": "hi"}]}"#;
+        assert_eq!(records(&[("a.jsonl", line)], &chat).unwrap(), [r#"[{"role":"user","content":"hi"}]"#]);
+        let e = records(&[("a.jsonl", br#"{"conversations": []}"#)], &chat).unwrap_err().to_string();
+        assert!(e.contains("messages_field") && e.contains("conversations"), "{e}");
+        let e = records(&[("a.txt", b"hi")], &chat).unwrap_err().to_string();
+        assert!(e.contains("plain text"), "{e}");
+    }
+
+    /// Three files that count how often they were fetched.
+    struct Three(tempfile::TempDir, Vec<u64>, Arc<Mutex<Vec<usize>>>);
+
+    impl Shards for Three {
+        fn sizes(&self) -> &[u64] {
+            &self.1
+        }
+        fn fetch(&self, shard: usize) -> Result<PathBuf> {
+            self.2.lock().unwrap().push(shard);
+            Ok(self.0.path().join(format!("{shard}.txt")))
+        }
+        fn revision(&self) -> &str {
+            "abc"
+        }
+    }
+
+    #[test]
+    fn files_elsewhere_are_fetched_when_their_records_are_reached() {
+        let dir = tempfile::tempdir().unwrap();
+        let texts = ["one\ntwo\n", "\n", "three\n"];
+        for (i, text) in texts.iter().enumerate() {
+            fs::write(dir.path().join(format!("{i}.txt")), text).unwrap();
+        }
+        let fetched = Arc::new(Mutex::new(Vec::new()));
+        let sizes = texts.iter().map(|t| t.len() as u64).collect();
+        let shards = Three(dir, sizes, fetched.clone());
+        let source = TextSource::stream(Path::new("there"), &TextOptions::default(), Box::new(shards));
+        assert_eq!((source.extent(), source.bytes_before(0)), ((3, 15), 0));
+        assert_eq!(source.read(0, 9).unwrap(), ["one", "two"]);
+        assert!(source.has(1).unwrap());
+        assert_eq!(*fetched.lock().unwrap(), [0]);
+        assert_eq!(source.bytes_before(1), 4);
+        assert!(source.has(2).unwrap(), "an empty file is passed over");
+        assert_eq!(source.read(2, 9).unwrap(), ["three"]);
+        assert!(!source.has(3).unwrap());
+        assert_eq!((source.records().unwrap(), source.bytes_before(3)), (3, 15));
+        assert_eq!(*fetched.lock().unwrap(), [0, 1, 2]);
     }
 
     #[test]

@@ -81,7 +81,7 @@ impl Reader {
     /// Records or chunks, and bytes.
     fn extent(&self) -> (u64, u64) {
         match self {
-            Self::Text(r) => (r.source().records(), r.source().bytes()),
+            Self::Text(r) => r.source().extent(),
             Self::Chunks(r) => (r.records(), r.bytes()),
         }
     }
@@ -93,10 +93,18 @@ impl Reader {
         }
     }
 
-    fn seek(&mut self, place: Place) {
+    fn seek(&mut self, place: Place) -> Result<()> {
         match self {
-            Self::Text(r) => r.seek(place),
+            Self::Text(r) => r.seek(place)?,
             Self::Chunks(r) => r.seek(place),
+        }
+        Ok(())
+    }
+
+    fn revision(&self) -> Option<&str> {
+        match self {
+            Self::Text(r) => r.source().revision(),
+            Self::Chunks(_) => None,
         }
     }
 }
@@ -134,6 +142,9 @@ pub struct SourceCursor {
     pub records: u64,
     /// Bytes of text when the cursor was taken.
     pub bytes: u64,
+    /// Version of text that is fetched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
     /// Where the next context starts.
     pub place: Place,
 }
@@ -239,7 +250,8 @@ impl TokenStream {
     pub fn cursor(&self) -> TokenCursor {
         let sources = self.sources.iter().map(|s| {
             let (records, bytes) = s.reader.extent();
-            SourceCursor { name: s.name.clone(), records, bytes, place: s.reader.place() }
+            let revision = s.reader.revision().map(String::from);
+            SourceCursor { name: s.name.clone(), records, bytes, revision, place: s.reader.place() }
         });
         TokenCursor { draws: self.draws, tokens: self.tokens, sources: sources.collect() }
     }
@@ -257,6 +269,16 @@ impl TokenStream {
             return Err(Error::Data { what });
         }
         for (s, c) in self.sources.iter().zip(&cursor.sources) {
+            if let (Some(ours), Some(theirs)) = (s.reader.revision(), &c.revision)
+                && ours != theirs
+            {
+                let what = format!(
+                    "{} has moved from {theirs} to {ours} since the snapshot was taken; go on with what it was: revision = \"{theirs}\" in \
+                     the table of this data set",
+                    s.reader.path().display()
+                );
+                return Err(Error::Data { what });
+            }
             let (records, bytes) = s.reader.extent();
             if (records, bytes) != (c.records, c.bytes) {
                 let what = format!(
@@ -272,7 +294,7 @@ impl TokenStream {
             }
         }
         for (s, c) in self.sources.iter_mut().zip(&cursor.sources) {
-            s.reader.seek(c.place);
+            s.reader.seek(c.place)?;
         }
         (self.draws, self.tokens) = (cursor.draws, cursor.tokens);
         Ok(())

@@ -2,11 +2,13 @@
 
 mod architecture;
 mod block;
+mod chat;
 mod config;
 mod families;
 mod forward;
 pub mod gguf;
 mod hooks;
+mod identity;
 mod model;
 mod parameters;
 mod parts;
@@ -15,9 +17,11 @@ pub(crate) mod rotary;
 pub mod tokenizer;
 pub mod weights;
 
+pub use chat::ChatTemplate;
 pub use architecture::{Architecture, Positions, Rotary, RotaryScaling};
 pub use forward::Tokens;
 pub use gguf::{Gguf, GgufWeights};
+pub use identity::commit_of;
 pub use hooks::{Edit, EditFn, Output, Run};
 pub use model::Lm;
 pub use tokenizer::{SpecialIds, Tokenizer};

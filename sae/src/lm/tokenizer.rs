@@ -2,10 +2,10 @@
 //! metadata of a GGUF file. Owns the special ids (bos, eos, pad) and where they come from; which of them a token stream
 //! puts where is the data pipeline's decision, so `encode` adds none.
 
-use super::gguf::Gguf;
+use super::{chat::ChatTemplate, gguf::Gguf};
 use crate::{Error, Result, files};
 use rayon::prelude::*;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::{
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
@@ -30,6 +30,8 @@ pub struct Tokenizer {
     special: SpecialIds,
     adds_bos: bool,
     pieces: Pieces,
+    /// How chats become text, where the tokenizer comes with a template: or why it cannot be used.
+    chat: Option<Result<ChatTemplate, String>>,
 }
 
 /// How the strings of the vocabulary stand for text.
@@ -83,14 +85,46 @@ impl Tokenizer {
         for name in TOKEN_FILES.iter().chain(&ID_FILES) {
             sources.push(read_json(&dir.join(name))?);
         }
-        Self::build(&path, text.as_bytes(), |inner| {
-            let (tokens, ids) = sources.split_at(TOKEN_FILES.len());
+        let (tokens, ids) = sources.split_at(TOKEN_FILES.len());
+        let built = Self::build(&path, text.as_bytes(), |inner| {
             let named = |key: &str| tokens.iter().flatten().find_map(|v| token_id(inner, v.get(key)?));
             let numbered = |key: &str| ids.iter().flatten().find_map(|v| number(v.get(key)?));
             [("bos", given.bos), ("eos", given.eos), ("pad", given.pad)].map(|(name, given)| {
                 named(&format!("{name}_token")).or(given).or_else(|| numbered(&format!("{name}_token_id")))
             })
-        })
+        })?;
+        let source = chat_source(dir, tokens.first().and_then(Option::as_ref))?;
+        Ok(built.with_chat(source.as_deref(), token_texts(tokens)))
+    }
+
+    /// With a chat template, where there is one; `tokens` are the texts of the special tokens it may name.
+    pub(crate) fn with_chat(mut self, source: Option<&str>, tokens: Map<String, Value>) -> Self {
+        self.chat = source.map(|source| ChatTemplate::new(source, tokens));
+        self
+    }
+
+    /// The text of a chat, a JSON list of messages, as this tokenizer's template says it.
+    ///
+    /// # Errors
+    /// A tokenizer without a template, and what the template refuses.
+    pub fn chat_text(&self, messages: &str, add_generation_prompt: bool) -> Result<String> {
+        let bad = |what: String| Error::format(&self.path, what);
+        let template = match &self.chat {
+            Some(Ok(template)) => template,
+            Some(Err(why)) => return Err(bad(format!("its chat template cannot be used: {why}"))),
+            None => {
+                return Err(bad(
+                    "has no chat template, so it is none of a model for chats; put one into tokenizer_config.json \
+                     (chat_template) or chat_template.jinja beside it, or read plain text (leave messages_field out)"
+                        .into(),
+                ));
+            }
+        };
+        let messages: Value =
+            serde_json::from_str(messages).map_err(|e| Error::Data { what: format!("a chat is no JSON: {e}") })?;
+        template
+            .render(&messages, add_generation_prompt)
+            .map_err(|what| Error::Data { what: format!("a chat was refused by the template of {}: {what}", self.path.display()) })
     }
 
     /// Builds from the text of a `tokenizer.json`; `ids` answers bos, eos and pad as far as known.
@@ -111,7 +145,7 @@ impl Tokenizer {
         let eos = eos.or_else(|| inner.token_to_id(DEFAULT_EOS));
         let special = SpecialIds { bos: bos.or(eos), eos, pad: pad.or(eos) };
         let pieces = pieces_of(inner.get_decoder());
-        let mut out = Self { inner, path: path.into(), special, adds_bos: false, pieces };
+        let mut out = Self { inner, path: path.into(), special, adds_bos: false, pieces, chat: None };
         out.adds_bos = out.first_added().is_some_and(|id| Some(id) == special.bos);
         Ok(out)
     }
@@ -264,6 +298,36 @@ fn read_json(path: &Path) -> Result<Option<Value>> {
 fn token_id(inner: &tokenizers::Tokenizer, v: &Value) -> Option<u32> {
     let content = v.as_str().or_else(|| v.get("content")?.as_str())?;
     inner.token_to_id(content)
+}
+
+/// The chat template beside a tokenizer: in a file of its own, or in its settings, where several have names.
+fn chat_source(dir: &Path, config: Option<&Value>) -> Result<Option<String>> {
+    let file = dir.join("chat_template.jinja");
+    if file.is_file() {
+        return files::read_text(&file).map(Some);
+    }
+    let beside = read_json(&dir.join("chat_template.json"))?;
+    let template = beside.as_ref().or(config).and_then(|v| v.get("chat_template"));
+    Ok(template.and_then(|t| match t {
+        Value::String(source) => Some(source.clone()),
+        Value::Array(named) => {
+            let default = named.iter().find(|t| t["name"] == "default").or(named.first());
+            default.and_then(|t| t["template"].as_str()).map(String::from)
+        }
+        _ => None,
+    }))
+}
+
+/// `bos_token` and the like as text, by the first file that names them.
+fn token_texts(sources: &[Option<Value>]) -> Map<String, Value> {
+    let mut texts = Map::new();
+    for (key, value) in sources.iter().flatten().filter_map(Value::as_object).flatten() {
+        let text = value.as_str().or_else(|| value.get("content")?.as_str());
+        if let (true, Some(text)) = (key.ends_with("_token") && !texts.contains_key(key), text) {
+            texts.insert(key.clone(), text.into());
+        }
+    }
+    texts
 }
 
 /// An id written as a number or as a list of them (the first counts).

@@ -2,7 +2,11 @@
 
 use crate::{
     Error, Result,
-    data::{SampleBy, TextOptions, TextSource},
+    data::{Content, Remote, SampleBy, TextOptions, TextSource, open_remote},
+    hub::{
+        Hub,
+        client::{DATASETS, is_repo},
+    },
 };
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -11,15 +15,26 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DatasetSettings {
-    /// A `.txt`, `.jsonl`, `.parquet` or `.arrow` file, or a folder of them (the last two in builds with the feature `parquet`). Names of hub data sets are accepted in settings, but their text must
-    /// be on disk to run.
+    /// A `.txt`, `.jsonl`, `.parquet` or `.arrow` file, or a folder of them (the last two in builds with the feature `parquet`); or
+    /// the name of a data set on the hub, `owner/name`, whose files are fetched one after the other.
     pub dataset_name_or_path: String,
-    /// Accepted for compatibility and without effect until hub data sets are fetched.
+    /// Where fetched files are kept, instead of the hub's cache.
     pub cache_dir: Option<PathBuf>,
     /// Whether the name is certainly a path. Where it is not set, a path that exists is taken as one.
     pub is_dataset_on_disk: bool,
-    /// Ours: field of a `.jsonl` record that holds the text.
+    /// Ours: configuration of a data set on the hub that has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
+    /// Ours: split of a data set that has them.
+    pub split: String,
+    /// Ours: branch, tag or commit on the hub.
+    pub revision: String,
+    /// Ours: field of a `.jsonl` record, or column, that holds the text.
     pub text_field: String,
+    /// Ours: field or column that holds a chat, a list of messages with `role` and `content`, instead of text. The model's chat
+    /// template makes it one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messages_field: Option<String>,
     /// Ours: what one record of a `.txt` file is.
     pub sample_by: SampleBy,
 }
@@ -31,7 +46,11 @@ impl Default for DatasetSettings {
             dataset_name_or_path: "openwebtext".into(),
             cache_dir: None,
             is_dataset_on_disk: false,
-            text_field: options.text_field,
+            config: None,
+            split: options.split,
+            revision: "main".into(),
+            text_field: "text".into(),
+            messages_field: None,
             sample_by: options.sample_by,
         }
     }
@@ -43,24 +62,46 @@ impl DatasetSettings {
     /// # Errors
     /// Says what to do when there is no such file or folder, or nothing readable in it.
     pub fn open(&self, name: &str) -> Result<TextSource> {
-        let path = Path::new(&self.dataset_name_or_path);
-        if !path.exists() {
-            let key = format!("datasets.{name:?}.dataset_name_or_path");
-            let given = &self.dataset_name_or_path;
-            let what = if self.is_dataset_on_disk || path.is_absolute() {
-                format!(
-                    "{given:?} does not exist; give a .txt, .jsonl, .parquet or .arrow file, or a folder of them"
-                )
-            } else {
-                format!(
-                    "{given:?} is no file or folder here, and data sets of the hub cannot be fetched yet; \
-                     fetch it (`hf download --repo-type dataset {given}`) or save its text as .jsonl, and give the path of that file or folder"
-                )
-            };
+        self.open_with(name, Hub::from_env)
+    }
+
+    /// Whether what is not on disk under this name is looked for on the hub.
+    pub fn may_be_on_hub(&self) -> bool {
+        let name = &self.dataset_name_or_path;
+        !self.is_dataset_on_disk && !Path::new(name).is_absolute() && is_repo(&format!("{DATASETS}{name}"))
+    }
+
+    /// [`DatasetSettings::open`] with a connection of one's own, made only if the name is no path.
+    ///
+    /// # Errors
+    /// As [`DatasetSettings::open`], and what the hub refuses.
+    pub fn open_with(&self, name: &str, hub: impl FnOnce() -> Hub) -> Result<TextSource> {
+        let given = &self.dataset_name_or_path;
+        let path = Path::new(given);
+        let content = match &self.messages_field {
+            Some(field) => Content::Messages(field.clone()),
+            None => Content::Text(self.text_field.clone()),
+        };
+        let options = TextOptions { content, sample_by: self.sample_by, split: self.split.clone() };
+        if path.exists() {
+            return TextSource::open(path, &options);
+        }
+        let key = format!("datasets.{name:?}.dataset_name_or_path");
+        if !self.may_be_on_hub() {
+            let what = format!(
+                "{given:?} does not exist; give a .txt, .jsonl, .parquet or .arrow file, a folder of them, or the name of a data set \
+                 on the hub (owner/name)"
+            );
             return Err(Error::setting(key, what));
         }
-        let options = TextOptions { text_field: self.text_field.clone(), sample_by: self.sample_by };
-        TextSource::open(path, &options)
+        let hub = match &self.cache_dir {
+            Some(dir) => hub().at(dir),
+            None => hub(),
+        };
+        let remote =
+            Remote { name: given.clone(), config: self.config.clone(), revision: self.revision.clone() };
+        open_remote(&hub, &remote, &options)
+            .map_err(|e| Error::setting(key, format!("{given:?} is no file or folder here, so it was looked for on the hub; {e}")))
     }
 }
 
@@ -69,11 +110,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn upstream_settings_of_a_hub_data_set_parse_but_cannot_be_opened() {
+    fn what_is_not_here_is_looked_for_on_the_hub() {
         let s: DatasetSettings = toml::from_str("dataset_name_or_path = \"Hzfinfdu/SlimPajama-3B\"").unwrap();
-        let e = s.open("SlimPajama-3B").err().unwrap().to_string();
+        let nowhere = || Hub::new("http://127.0.0.1:9", Path::new("/nonexistent"), None, true);
+        let e = s.open_with("SlimPajama-3B", nowhere).err().unwrap().to_string();
         assert!(e.contains("datasets.\"SlimPajama-3B\".dataset_name_or_path"), "{e}");
-        assert!(e.contains("Hzfinfdu/SlimPajama-3B") && e.contains(".jsonl"), "{e}");
+        assert!(e.contains("Hzfinfdu/SlimPajama-3B") && e.contains("HF_HUB_OFFLINE"), "{e}");
+        let s = DatasetSettings { dataset_name_or_path: "a/b/c.jsonl".into(), ..s };
+        let e = s.open_with("c", nowhere).err().unwrap().to_string();
+        assert!(e.contains("does not exist") && e.contains(".jsonl"), "{e}");
     }
 
     #[test]

@@ -1,13 +1,12 @@
-//! Reading cached activations, one chunk at a time: first what its tokens are, then, if asked for, the activations.
+//! Reading cached activations, one chunk at a time, in safetensors or in pickles that are read without running them: first what its tokens are, then, if asked for, the activations.
 
 use super::{ACTIVATION, EXTENSION, SCALE, position};
 use crate::{
     Error, Result,
     data::{Place, TokenBatch, TokenPolicy},
-    tensorfile::TensorFile,
+    hub::tensors::{Kind, Tensors},
 };
 use lm_saes_runtime::{Queue, Tensor};
-use safetensors::Dtype;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -22,7 +21,7 @@ pub struct ChunkReader {
     bytes: u64,
     policy: TokenPolicy,
     next: u64,
-    open: Vec<TensorFile>,
+    open: Vec<Tensors>,
     /// Whether the first chunk holds single tokens.
     singles: bool,
 }
@@ -56,8 +55,8 @@ impl ChunkReader {
         let hook_points = folders.iter().map(|f| f.0.clone()).collect();
         let singles = match files.first().and_then(|f| f.first()) {
             Some(first) => {
-                let file = TensorFile::open(first)?;
-                is_single(&file, &file.info("tokens")?.shape)
+                let file = Tensors::open(first)?;
+                is_single(&file, &file.info("tokens")?.0)
             }
             None => false,
         };
@@ -72,7 +71,7 @@ impl ChunkReader {
         let at = self.next as usize;
         let Some(first) = self.files.first().and_then(|f| f.get(at)) else { return Ok(None) };
         let first = first.clone();
-        self.open = self.files.iter().map(|f| TensorFile::open(&f[at])).collect::<Result<_>>()?;
+        self.open = self.files.iter().map(|f| Tensors::open(&f[at])).collect::<Result<_>>()?;
         let (shape, ids) = self.open[0].i64("tokens")?;
         for file in &self.open[1..] {
             if file.i64("tokens")?.1 != ids {
@@ -153,20 +152,23 @@ impl ChunkReader {
 
 /// Whether tokens of this shape are single ones: no axis for contexts, or batches of them on top of each other, which only our
 /// own files say.
-fn is_single(file: &TensorFile, shape: &[usize]) -> bool {
-    let says = || file.metadata().get("target").is_some_and(|t| t == "activations-1d");
+fn is_single(file: &Tensors, shape: &[usize]) -> bool {
+    let says = || match file {
+        Tensors::Safe(f) => f.metadata().get("target").is_some_and(|t| t == "activations-1d"),
+        _ => false,
+    };
     shape.len() < 2 || shape.len() == 2 && says()
 }
 
 /// Width and values of a chunk's activations in 32 bits.
-fn values(file: &TensorFile, rows: usize) -> Result<(usize, Vec<f32>)> {
-    let info = file.info(ACTIVATION)?;
-    let wrong = |what: String| Error::Tensor { path: file.path().into(), name: ACTIVATION.into(), what };
-    let width = info.shape.last().copied().unwrap_or(0);
-    if info.shape.iter().product::<usize>() != rows * width || width == 0 {
-        return Err(wrong(format!("has shape {:?} for {rows} tokens", info.shape)));
+fn values(file: &Tensors, rows: usize) -> Result<(usize, Vec<f32>)> {
+    let (shape, kind) = file.info(ACTIVATION)?;
+    let wrong = |what: String| file.error(ACTIVATION, what);
+    let width = shape.last().copied().unwrap_or(0);
+    if shape.iter().product::<usize>() != rows * width || width == 0 {
+        return Err(wrong(format!("has shape {shape:?} for {rows} tokens")));
     }
-    if info.dtype != Dtype::I8 {
+    if kind != Kind::I8 {
         return Ok((width, file.f32(ACTIVATION)?.1));
     }
     let (_, scales) = file.f32(SCALE)?;
@@ -186,11 +188,7 @@ fn chunks(folder: &Path) -> Result<Vec<((u64, u64), PathBuf)>> {
         let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
         let extension = path.extension().map(|e| e.to_string_lossy().into_owned()).unwrap_or_default();
         match (position(&stem), extension.as_str()) {
-            (Some(at), EXTENSION) => all.push((at, path)),
-            (Some(_), "pt") => {
-                let what = "is a pickle, which is not read; generate the cache with format = \"safetensors\"";
-                return Err(Error::format(&path, what));
-            }
+            (Some(at), EXTENSION | "pt") => all.push((at, path)),
             _ => {}
         }
     }
@@ -198,5 +196,9 @@ fn chunks(folder: &Path) -> Result<Vec<((u64, u64), PathBuf)>> {
         return Err(Error::format(folder, "holds no chunks (chunk-00000000.safetensors, …)"));
     }
     all.sort();
+    if let Some(twice) = all.windows(2).find(|w| w[0].0 == w[1].0) {
+        let what = format!("is the same chunk as {}; remove one of them", twice[1].1.display());
+        return Err(Error::format(&twice[0].1, what));
+    }
     Ok(all)
 }

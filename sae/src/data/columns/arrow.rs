@@ -1,11 +1,15 @@
 //! Arrow's IPC formats: the stream that the Python library `datasets` saves, and the file form, which wraps one. An index of
 //! where its messages are makes every batch of rows one positioned read.
 
-use super::no_column;
-use arrow_array::{Array, LargeStringArray, RecordBatch, StringArray, StringViewArray};
+use super::{super::text::Content, no_column};
+use arrow_array::{
+    Array, BooleanArray, Float64Array, Int32Array, Int64Array, LargeListArray, LargeStringArray, ListArray,
+    RecordBatch, StringArray, StringViewArray, StructArray,
+};
 use arrow_buffer::Buffer;
 use arrow_ipc::{MessageHeader, convert::try_fb_to_schema, reader::StreamDecoder, root_as_message};
 use arrow_schema::{ArrowError, DataType, Schema};
+use serde_json::{Value, json};
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
 const MAGIC: &[u8; 6] = b"ARROW1";
@@ -30,7 +34,7 @@ pub struct Batch {
 }
 
 /// Walks over the messages of a file.
-pub fn index(path: &Path, field: &str) -> Result<Index, String> {
+pub fn index(path: &Path, content: &Content) -> Result<Index, String> {
     let file = File::open(path).map_err(says)?;
     let size = file.metadata().map_err(says)?.len();
     let mut index = Index { before: Vec::new(), batches: Vec::new() };
@@ -58,12 +62,12 @@ pub fn index(path: &Path, field: &str) -> Result<Index, String> {
         }
         at += bytes;
     }
-    column(&schema.ok_or("not an Arrow file: it has no schema")?, field)?;
+    column(&schema.ok_or("not an Arrow file: it has no schema")?, content)?;
     Ok(index)
 }
 
 /// The texts of batch `b`.
-pub fn read(path: &Path, field: &str, index: &Index, b: usize) -> Result<Vec<String>, String> {
+pub fn read(path: &Path, content: &Content, index: &Index, b: usize) -> Result<Vec<String>, String> {
     let file = File::open(path).map_err(says)?;
     let Batch { at, bytes, .. } = index.batches[b];
     let mut message = message(&file, at, bytes)?;
@@ -74,7 +78,18 @@ pub fn read(path: &Path, field: &str, index: &Index, b: usize) -> Result<Vec<Str
     }
     let batch = decoder.decode(&mut message).map_err(says_not)?;
     let batch = batch.ok_or("a batch without rows")?;
-    texts(&batch, column(&batch.schema(), field)?).ok_or_else(|| no_column(field, &[]))
+    let at = column(&batch.schema(), content)?;
+    match content {
+        Content::Text(_) => texts(&batch, at).ok_or_else(|| no_column(content, &[])),
+        Content::Messages(_) => {
+            let column = batch.column(at).as_ref();
+            let chat = |row| match json_of(column, row)? {
+                Value::Null => Ok(String::new()),
+                chat => Ok(chat.to_string()),
+            };
+            (0..column.len()).map(chat).collect()
+        }
+    }
 }
 
 /// Length of what stands before a message's body, and the message's header itself; nothing at the end of the stream.
@@ -113,11 +128,47 @@ fn starts_with_magic(file: &File) -> bool {
     file.read_exact_at(&mut start, 0).is_ok() && start == *MAGIC
 }
 
-fn column(schema: &Schema, field: &str) -> Result<usize, String> {
-    let text = |t: &DataType| matches!(t, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
-    let found = schema.fields().iter().position(|f| f.name() == field && text(f.data_type()));
-    let names = || schema.fields().iter().filter(|f| text(f.data_type())).map(|f| f.name().clone());
-    found.ok_or_else(|| no_column(field, &names().collect::<Vec<_>>()))
+fn column(schema: &Schema, content: &Content) -> Result<usize, String> {
+    let fits = |t: &DataType| match content {
+        Content::Text(_) => matches!(t, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View),
+        Content::Messages(_) => matches!(t, DataType::List(_) | DataType::LargeList(_)),
+    };
+    let found = schema.fields().iter().position(|f| f.name() == content.field() && fits(f.data_type()));
+    let names = || schema.fields().iter().filter(|f| fits(f.data_type())).map(|f| f.name().clone());
+    found.ok_or_else(|| no_column(content, &names().collect::<Vec<_>>()))
+}
+
+/// A value as JSON: lists, structures, text, truth and the usual numbers, which is what messages are made of.
+fn json_of(array: &dyn Array, i: usize) -> Result<Value, String> {
+    let any = array.as_any();
+    let list = |values: &dyn Array| (0..values.len()).map(|i| json_of(values, i)).collect::<Result<Value, _>>();
+    if array.is_null(i) {
+        Ok(Value::Null)
+    } else if let Some(a) = any.downcast_ref::<StringArray>() {
+        Ok(json!(a.value(i)))
+    } else if let Some(a) = any.downcast_ref::<LargeStringArray>() {
+        Ok(json!(a.value(i)))
+    } else if let Some(a) = any.downcast_ref::<StringViewArray>() {
+        Ok(json!(a.value(i)))
+    } else if let Some(a) = any.downcast_ref::<ListArray>() {
+        list(&a.value(i))
+    } else if let Some(a) = any.downcast_ref::<LargeListArray>() {
+        list(&a.value(i))
+    } else if let Some(a) = any.downcast_ref::<StructArray>() {
+        let field = |(name, column): (&str, &arrow_array::ArrayRef)| Ok((name.to_string(), json_of(column, i)?));
+        let fields = a.column_names().into_iter().zip(a.columns()).map(field);
+        Ok(Value::Object(fields.collect::<Result<_, String>>()?))
+    } else if let Some(a) = any.downcast_ref::<BooleanArray>() {
+        Ok(json!(a.value(i)))
+    } else if let Some(a) = any.downcast_ref::<Int64Array>() {
+        Ok(json!(a.value(i)))
+    } else if let Some(a) = any.downcast_ref::<Int32Array>() {
+        Ok(json!(a.value(i)))
+    } else if let Some(a) = any.downcast_ref::<Float64Array>() {
+        Ok(json!(a.value(i)))
+    } else {
+        Err(format!("messages hold values of type {}, which is not read", array.data_type()))
+    }
 }
 
 fn texts(batch: &RecordBatch, column: usize) -> Option<Vec<String>> {

@@ -1,13 +1,15 @@
 //! Parquet: row groups, read in chunks.
 
-use super::no_column;
+use super::{super::text::Content, no_column};
 use parquet::{
     basic::Type,
     column::reader::ColumnReader,
     errors::ParquetError,
     file::reader::{FileReader, SerializedFileReader},
-    schema::types::SchemaDescriptor,
+    record::Field,
+    schema::types::{self, SchemaDescriptor, TypePtr},
 };
+use serde_json::{Value, json};
 use std::{fs::File, path::Path};
 
 /// Rows decoded at a time. Files of the hub have groups of a thousand; others put everything into one.
@@ -22,10 +24,14 @@ pub struct Chunk {
 }
 
 /// The chunks of a file.
-pub fn index(path: &Path, field: &str) -> Result<Vec<Chunk>, String> {
+pub fn index(path: &Path, content: &Content) -> Result<Vec<Chunk>, String> {
     let reader = open(path)?;
     let metadata = reader.metadata();
-    column(metadata.file_metadata().schema_descr(), field)?;
+    let schema = metadata.file_metadata().schema_descr();
+    match content {
+        Content::Text(_) => drop(column(schema, content)?),
+        Content::Messages(_) => drop(messages(schema, content)?),
+    }
     let mut chunks = Vec::new();
     for group in 0..metadata.num_row_groups() {
         let rows = metadata.row_group(group).num_rows();
@@ -36,12 +42,16 @@ pub fn index(path: &Path, field: &str) -> Result<Vec<Chunk>, String> {
 }
 
 /// The texts of a chunk.
-pub fn read(path: &Path, field: &str, chunk: &Chunk) -> Result<Vec<String>, String> {
+pub fn read(path: &Path, content: &Content, chunk: &Chunk) -> Result<Vec<String>, String> {
     let reader = open(path)?;
-    let at = column(reader.metadata().file_metadata().schema_descr(), field)?;
+    let schema = reader.metadata().file_metadata().schema_descr();
+    if let Content::Messages(_) = content {
+        return chats(&reader, messages(schema, content)?, chunk);
+    }
+    let at = column(schema, content)?;
     let group = reader.get_row_group(chunk.group).map_err(says)?;
     let ColumnReader::ByteArrayColumnReader(mut column) = group.get_column_reader(at).map_err(says)? else {
-        return Err(no_column(field, &[]));
+        return Err(no_column(content, &[]));
     };
     if column.skip_records(chunk.skip).map_err(says)? != chunk.skip {
         return Err(format!("row group {} ends early", chunk.group));
@@ -62,14 +72,59 @@ fn open(path: &Path) -> Result<SerializedFileReader<File>, String> {
     SerializedFileReader::new(file).map_err(says)
 }
 
-/// The number of the column of strings named `field`, which stands by itself and not in a list or structure.
-fn column(schema: &SchemaDescriptor, field: &str) -> Result<usize, String> {
-    let text = |c: &parquet::schema::types::ColumnDescPtr| {
+/// The number of the column of strings of this name, which stands by itself and not in a list or structure.
+fn column(schema: &SchemaDescriptor, content: &Content) -> Result<usize, String> {
+    let text = |c: &types::ColumnDescPtr| {
         c.physical_type() == Type::BYTE_ARRAY && c.max_rep_level() == 0 && c.path().parts().len() == 1
     };
     let names = || schema.columns().iter().filter(|c| text(c)).map(|c| c.name().to_string());
-    let found = schema.columns().iter().position(|c| text(c) && c.name() == field);
-    found.ok_or_else(|| no_column(field, &names().collect::<Vec<_>>()))
+    let found = schema.columns().iter().position(|c| text(c) && c.name() == content.field());
+    found.ok_or_else(|| no_column(content, &names().collect::<Vec<_>>()))
+}
+
+/// The column of lists of this name.
+fn messages(schema: &SchemaDescriptor, content: &Content) -> Result<TypePtr, String> {
+    let lists = || schema.root_schema().get_fields().iter().filter(|f| f.is_group());
+    let names = || lists().map(|f| f.name().to_string()).collect::<Vec<_>>();
+    lists().find(|f| f.name() == content.field()).cloned().ok_or_else(|| no_column(content, &names()))
+}
+
+/// The chats of a chunk as JSON.
+fn chats(reader: &SerializedFileReader<File>, column: TypePtr, chunk: &Chunk) -> Result<Vec<String>, String> {
+    let root = reader.metadata().file_metadata().schema_descr().root_schema().name().to_string();
+    let only = types::Type::group_type_builder(&root).with_fields(vec![column]).build().map_err(says)?;
+    let group = reader.get_row_group(chunk.group).map_err(says)?;
+    let rows = group.get_row_iter(Some(only)).map_err(says)?.skip(chunk.skip).take(chunk.rows);
+    rows.map(|row| {
+        let row = row.map_err(says)?;
+        let value = row.get_column_iter().next().map_or(Value::Null, |(_, field)| json_of(field));
+        Ok(if value.is_null() { String::new() } else { value.to_string() })
+    })
+    .collect()
+}
+
+/// What templates can use of a value; dates and numbers without exact JSON become text.
+fn json_of(field: &Field) -> Value {
+    match field {
+        Field::Null => Value::Null,
+        Field::Bool(v) => json!(v),
+        Field::Byte(v) => json!(v),
+        Field::Short(v) => json!(v),
+        Field::Int(v) => json!(v),
+        Field::Long(v) => json!(v),
+        Field::UByte(v) => json!(v),
+        Field::UShort(v) => json!(v),
+        Field::UInt(v) => json!(v),
+        Field::ULong(v) => json!(v),
+        Field::Float(v) => json!(v),
+        Field::Double(v) => json!(v),
+        Field::Str(v) => json!(v),
+        Field::ListInternal(list) => list.elements().iter().map(json_of).collect(),
+        Field::Group(row) => {
+            Value::Object(row.get_column_iter().map(|(name, field)| (name.clone(), json_of(field))).collect())
+        }
+        other => json!(other.to_string()),
+    }
 }
 
 fn says(e: ParquetError) -> String {

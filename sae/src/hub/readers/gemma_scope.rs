@@ -75,9 +75,6 @@ pub fn hooks_safetensors(place: &Place) -> Result<(String, String)> {
         place.number_after("layer_").ok_or_else(|| place.error("no layer_N in the name of the folder"))?;
     let hook = |name: &str| Some(format!("blocks.{layer}.{name}"));
     let found = match () {
-        () if text.contains("crosscoder") => {
-            return Err(place.error("a crosscoder; its form is not known here and is not read"));
-        }
         () if text.contains("resid_post") => hook("hook_resid_post"),
         () if text.contains("attn_out") => hook("attn.hook_z"),
         () if text.contains("mlp_out") => hook("hook_mlp_out"),
@@ -123,8 +120,11 @@ pub fn read_safetensors(place: &Place) -> Result<Reading> {
     Ok(reading)
 }
 
-/// A cross-layer transcoder of the second series: in one folder a file for each layer, whose decoder has an axis of layers.
+/// A cross-layer transcoder or weakly causal crosscoder of the second series: in one folder a file for each layer, whose decoder has
+/// an axis of layers. A crosscoder reads and reconstructs the residual stream after some layers, which the folder's name lists; as its
+/// features write to their own layer and later ones, it is a cross-layer transcoder from these hook points to themselves.
 pub fn read_clt(place: &Place) -> Result<Reading> {
+    let config = config(place)?;
     let list = place.folder.list()?;
     let mut layers: Vec<(usize, String)> = list
         .into_iter()
@@ -170,12 +170,38 @@ pub fn read_clt(place: &Place) -> Result<Reading> {
             by_target(&shaped(&file, "w_dec", &[s, n, d])?, [s, n, d], l)
         }));
     }
-    let hooks = |name: &str| (0..n).map(|l| format!("blocks.{l}.{name}")).collect::<Vec<_>>();
-    let settings =
-        super::circuit_tracer::clt_settings(d, s, "jumprelu", &hooks("mlp.hook_in"), &hooks("hook_mlp_out"));
+    let (read, made) = multi_layer_hooks(place, n)?;
+    let settings = super::circuit_tracer::clt_settings(d, s, "jumprelu", &read, &made);
     let mut reading = Reading::new("gemma-scope-2", settings, parts);
-    reading.about.model_name = place.facts.model_name.clone();
+    let stated = config["model_name"].as_str().map(String::from);
+    reading.about.model_name = place.facts.model_name.clone().or(stated).or(model_of(&place.text));
     Ok(reading)
+}
+
+/// Hook points read and written by the `n` files of a folder.
+fn multi_layer_hooks(place: &Place, n: usize) -> Result<(Vec<String>, Vec<String>)> {
+    let all = |layers: &[usize], name: &str| layers.iter().map(|l| format!("blocks.{l}.{name}")).collect::<Vec<_>>();
+    if !place.text.contains("crosscoder") {
+        let layers: Vec<usize> = (0..n).collect();
+        return Ok((all(&layers, "mlp.hook_in"), all(&layers, "hook_mlp_out")));
+    }
+    let listed = place.text.rsplit_once("layer_").map_or("", |(_, rest)| rest);
+    let layers: Vec<usize> = listed.split('_').map_while(|part| part.parse().ok()).collect();
+    if layers.len() != n || !layers.is_sorted_by(|a, b| a < b) {
+        let what = format!(
+            "holds {n} layers, its name lists {layers:?}; a crosscoder's folder is named after its layers (layer_7_13_17_22_width_…)"
+        );
+        return Err(place.error(what));
+    }
+    let hooks = all(&layers, "hook_resid_post");
+    Ok((hooks.clone(), hooks))
+}
+
+/// The language model a repository of the second series is named after.
+fn model_of(text: &str) -> Option<String> {
+    let rest = text.split_once("gemma-scope-2-")?.1;
+    let name: String = rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
+    Some(format!("google/gemma-3-{name}"))
 }
 
 /// `[S, L, d]` of source layer `from` to one `[S, d]` for each target from `from` on; what comes before must be zero.

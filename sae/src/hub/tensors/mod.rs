@@ -98,6 +98,21 @@ impl Tensors {
         Ok((shape, values))
     }
 
+    /// Shape and values of a tensor of integers or truth values.
+    pub fn i64(&self, name: &str) -> Result<(Vec<usize>, Vec<i64>)> {
+        let (kind, shape, bytes) = match self {
+            Self::Safe(f) => return f.i64(name),
+            Self::Npz(f) => f.bytes(name)?,
+            Self::Torch(f) => f.bytes(name)?,
+        };
+        match kind {
+            Kind::I64 | Kind::I32 | Kind::I16 | Kind::I8 | Kind::U8 | Kind::Bool => {
+                Ok((shape, bytes.chunks_exact(kind.size()).map(|c| kind.integer(c)).collect()))
+            }
+            other => Err(self.error(name, format!("stored as {other:?}, expected integers"))),
+        }
+    }
+
     /// The only value of a tensor of one element, rounded to f64 where it is an integer.
     pub fn scalar(&self, name: &str) -> Result<f64> {
         let (kind, _, bytes) = match self {

@@ -104,7 +104,11 @@ impl Tokenizer {
             .map(|(name, given)| Ok(vocab.special_id(name)?.or(given)))
             .into_iter()
             .collect::<Result<Vec<Option<u32>>>>()?;
-        Self::build(file.path(), json.to_string().as_bytes(), |_| [ids[0], ids[1], ids[2]])
+        let built = Self::build(file.path(), json.to_string().as_bytes(), |_| [ids[0], ids[1], ids[2]])?;
+        let named = [("bos_token", built.bos()), ("eos_token", built.eos()), ("pad_token", built.pad())];
+        let token = |id: u32| vocab.tokens.get(id as usize).cloned();
+        let named = named.into_iter().filter_map(|(key, id)| Some((key.to_string(), token(id?)?.into())));
+        Ok(built.with_chat(file.text("tokenizer.chat_template")?, named.collect()))
     }
 }
 
