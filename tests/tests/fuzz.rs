@@ -1,9 +1,11 @@
 //! Damaged files never panic, hang or exhaust memory: they are read, or refused with an error naming the file. Bounded and
-//! the same in every run.
+//! the same in every run; `LM_SAES_FUZZ_SECONDS=300` goes on with other damage for as long, in each test. A file that does harm is
+//! named with the seed that makes it.
 
 use lm_saes::{
     hub::tensors::Tensors,
-    lm::{Gguf, GgufWeights, SpecialIds, Tokenizer, weights::WeightSource},
+    lm::{ChatTemplate, Gguf, GgufWeights, SpecialIds, Tokenizer, weights::WeightSource},
+    settings::{AnalyzeSettings, EvaluateSettings, GenerateSettings, SweepSettings, TrainSettings, load},
     tensorfile::{self, OutTensor, Precision, TensorFile},
 };
 use lm_saes_tests::{
@@ -11,10 +13,30 @@ use lm_saes_tests::{
     gguf::GgufFile,
 };
 use serde_json::json;
-use std::{fs, path::Path};
+use std::{
+    fs,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    time::{Duration, Instant},
+};
 
 /// Damaged versions of each file.
 const ROUNDS: u64 = 600;
+
+/// Seeds of one test: the first ones always, then others until the time is over. Every file of a test gets its share.
+fn seeds(share: u32) -> impl Iterator<Item = u64> {
+    let seconds = std::env::var("LM_SAES_FUZZ_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(0.0);
+    let (began, time) = (Instant::now(), Duration::from_secs_f64(seconds) / share);
+    (0..).take_while(move |seed| *seed < ROUNDS || began.elapsed() < time)
+}
+
+/// Runs `read` on damage made by `seed`; a panic is reported with it.
+fn guarded<T>(name: &str, seed: u64, read: impl FnOnce() -> T) -> T {
+    let began = Instant::now();
+    let done = catch_unwind(AssertUnwindSafe(read));
+    assert!(began.elapsed() < Duration::from_secs(20), "{name}: damage of seed {seed} takes forever");
+    done.unwrap_or_else(|_| panic!("{name}: damage of seed {seed} made its reader panic"))
+}
 
 /// Damages `bytes`, writes them to `name` and reads them with `read`, which says whether the file was taken.
 fn survive(name: &str, bytes: &[u8], read: impl Fn(&Path) -> lm_saes::Result<()>) {
@@ -22,16 +44,22 @@ fn survive(name: &str, bytes: &[u8], read: impl Fn(&Path) -> lm_saes::Result<()>
     let path = dir.path().join(name);
     fs::write(&path, bytes).unwrap();
     read(&path).unwrap_or_else(|e| panic!("undamaged: {e}"));
-    let mut refused = 0;
-    for seed in 0..ROUNDS {
-        let bad = damage(bytes, &mut Random::new(seed));
+    let (mut refused, mut rounds) = (0, 0);
+    for seed in seeds(1) {
+        let random = &mut Random::new(seed);
+        let mut bad = damage(bytes, random);
+        // Beyond the first rounds damage piles up.
+        for _ in 0..seed / ROUNDS % 4 {
+            bad = if bad.is_empty() { bad } else { damage(&bad, random) };
+        }
         fs::write(&path, &bad).unwrap();
-        if let Err(e) = read(&path) {
+        rounds += 1;
+        if let Err(e) = guarded(name, seed, || read(&path)) {
             assert!(e.to_string().contains(name), "round {seed}: the error does not name the file: {e}");
             refused += 1;
         }
     }
-    assert!(refused > ROUNDS / 10, "only {refused} of {ROUNDS} damaged files were refused");
+    assert!(refused > rounds / 10, "only {refused} of {rounds} damaged files were refused");
 }
 
 #[test]
@@ -176,8 +204,9 @@ fn damaged_files_of_pytorch_never_panic_and_never_run_anything() {
     let parts = zip_members(&foreign("gpt2/resid_post_mlp_v5_32k/autoencoders/7.pt"));
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("inside.pt");
-    let mut refused = 0;
-    for seed in 0..ROUNDS {
+    let (mut refused, mut rounds) = (0, 0);
+    for seed in seeds(1) {
+        rounds += 1;
         let random = &mut Random::new(seed);
         let members: Vec<(String, Vec<u8>)> = parts
             .iter()
@@ -187,12 +216,12 @@ fn damaged_files_of_pytorch_never_panic_and_never_run_anything() {
             })
             .collect();
         fs::write(&path, zip_of(&members)).unwrap();
-        if let Err(e) = read_all(&path) {
+        if let Err(e) = guarded("inside.pt", seed, || read_all(&path)) {
             assert!(e.to_string().contains("inside.pt"), "round {seed}: {e}");
             refused += 1;
         }
     }
-    assert!(refused > ROUNDS / 10, "only {refused} of {ROUNDS} damaged pickles were refused");
+    assert!(refused > rounds / 10, "only {refused} of {rounds} damaged pickles were refused");
 }
 
 fn zip_members(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
@@ -217,4 +246,120 @@ fn zip_of(members: &[(String, Vec<u8>)]) -> Vec<u8> {
     }
     zip.finish().unwrap();
     bytes.into_inner()
+}
+
+#[test]
+fn damaged_settings_never_panic() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../cli/examples");
+    let dir = tempfile::tempdir().unwrap();
+    let (mut refused, mut rounds) = (0, 0);
+    let files: Vec<_> = ["pythia_crosscoder.toml", "smollm2_topk.toml", "smollm2_evaluate.toml", "smollm2_sweep.toml"]
+        .map(|name| examples.join(name))
+        .into();
+    for file in &files {
+        let tree = lm_saes::settings::read_tree(file).unwrap();
+        let texts = [
+            ("a.toml", fs::read_to_string(file).unwrap()),
+            ("a.json", tree.to_string()),
+            ("a.yaml", tree.to_string().replace(",\"", ",\n \"")),
+        ];
+        for (name, text) in texts {
+            let path = dir.path().join(name);
+            for seed in seeds(12).step_by(3) {
+                let mut bad = damage(text.as_bytes(), &mut Random::new(seed));
+                for more in 0..seed % 3 {
+                    bad = if bad.is_empty() { bad } else { damage(&bad, &mut Random::new(seed + more + 1)) };
+                }
+                fs::write(&path, &bad).unwrap();
+                rounds += 1;
+                refused += usize::from(!guarded(name, seed, || taken(&path)));
+            }
+        }
+    }
+    assert!(refused > rounds / 2, "only {refused} of {rounds} damaged settings were refused");
+}
+
+/// Whether a file is settings of any kind that pass their checks.
+fn taken(path: &Path) -> bool {
+    let train = load::<TrainSettings>(path, &[]).and_then(|s| s.check());
+    let evaluate = load::<EvaluateSettings>(path, &[]).and_then(|s| s.check());
+    let generate = load::<GenerateSettings>(path, &[]).and_then(|s| s.check());
+    let analyze = load::<AnalyzeSettings>(path, &["sae_name=x".into()]).and_then(|s| s.check());
+    let sweep = SweepSettings::load(path, &[]).map(drop);
+    [train, evaluate, generate, analyze, sweep].iter().any(Result::is_ok)
+}
+
+#[test]
+fn damaged_descriptions_of_models_never_panic() {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/lm/llama_gqa/model");
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy(model.join("model.safetensors"), dir.path().join("whole.safetensors")).unwrap();
+    let config = fs::read(model.join("config.json")).unwrap();
+    let weights = TensorFile::open(model.join("model.safetensors")).unwrap();
+    let map: serde_json::Map<_, _> =
+        weights.list().into_iter().map(|t| (t.name, json!("whole.safetensors"))).collect();
+    let index = json!({"metadata": {"total_size": 1}, "weight_map": map}).to_string().into_bytes();
+    for (name, bytes) in [("config.json", &config), ("model.safetensors.index.json", &index)] {
+        survive(name, bytes, |path| {
+            let folder = path.parent().expect("a file in a folder");
+            for (other, whole) in [("config.json", &config), ("model.safetensors.index.json", &index)] {
+                if other != name {
+                    fs::write(folder.join(other), whole).unwrap();
+                }
+            }
+            let shard = folder.join("whole.safetensors");
+            if !shard.exists() {
+                fs::copy(dir.path().join("whole.safetensors"), shard).unwrap();
+            }
+            // What a wrong value makes of a model is told by its key, in the file's name or that of the weights.
+            let named = |e: lm_saes::Error| match e.to_string().contains(name) {
+                true => e,
+                false => lm_saes::Error::format(path, e.to_string()),
+            };
+            let model = || lm_saes::lm::HfDirectory::open(folder).map(drop);
+            model().and_then(|()| lm_saes::lm::Lm::read_architecture(folder).map(drop)).map_err(named)
+        });
+    }
+}
+
+#[test]
+fn damaged_chat_templates_never_panic() {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/chat/cases.json");
+    let cases: serde_json::Value = serde_json::from_slice(&fs::read(cases).unwrap()).unwrap();
+    let tokens = cases["tokens"].as_object().unwrap();
+    let (mut refused, mut rounds) = (0, 0);
+    for (name, source) in cases["templates"].as_object().unwrap() {
+        for seed in seeds(6).step_by(4) {
+            let bad = damage(source.as_str().unwrap().as_bytes(), &mut Random::new(seed));
+            let bad = String::from_utf8_lossy(&bad).into_owned();
+            let made = guarded(name, seed, || {
+                let template = ChatTemplate::new(&bad, tokens.clone())?;
+                cases["chats"].as_object().unwrap().values().map(|c| template.render(c, true)).collect()
+            });
+            let made: Result<Vec<String>, String> = made;
+            rounds += 1;
+            refused += usize::from(made.is_err());
+        }
+    }
+    assert!(refused > rounds / 10, "only {refused} of {rounds} damaged templates were refused");
+}
+
+#[cfg(feature = "parquet")]
+#[test]
+fn damaged_files_of_columns_never_panic() {
+    use lm_saes::data::{Content, TextOptions, TextSource};
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sae/src/data/columns/fixtures");
+    for (name, content) in [
+        ("zstd.parquet", Content::Text("text".into())),
+        ("large_v2.parquet", Content::Text("text".into())),
+        ("chats.parquet", Content::Messages("messages".into())),
+        ("stream.arrow", Content::Text("text".into())),
+        ("chats.arrow", Content::Messages("messages".into())),
+    ] {
+        let options = TextOptions { content, ..TextOptions::default() };
+        survive(name, &fs::read(fixtures.join(name)).unwrap(), |path| {
+            let source = TextSource::open(path, &options)?;
+            source.read(0, source.records()?.min(1 << 16) as usize).map(drop)
+        });
+    }
 }

@@ -11,10 +11,55 @@ use lm_saes_tests::{
     golden::{self, Case, Differences, Outcome, Tolerance},
     queue,
 };
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Write as _,
+    sync::{Mutex, PoisonError},
+};
+
+/// Largest error by hook point (without the number of its block) and case.
+static PARITY: Mutex<BTreeMap<(String, String), f64>> = Mutex::new(BTreeMap::new());
 
 #[test]
 fn golden_lm_cases_agree() {
     golden::run("lm", check);
+    let table = parity();
+    // Past the harness's capture, so that it always shows.
+    let _ = std::io::stderr().write_all(table.as_bytes());
+    assert!(table.lines().count() > 20, "{table}");
+}
+
+fn note(case: &Case, name: &str, got: &[f32], want: &[f32]) {
+    let hook = match name.strip_prefix("blocks.").and_then(|n| n.split_once('.')) {
+        Some((_, hook)) => hook,
+        None => name,
+    };
+    let off = |(a, b): (&f32, &f32)| f64::from((a - b).abs());
+    let worst = got.iter().zip(want).map(off).fold(0.0, f64::max);
+    let mut table = PARITY.lock().unwrap_or_else(PoisonError::into_inner);
+    let entry = table.entry((hook.into(), case.name.clone())).or_default();
+    *entry = entry.max(worst);
+}
+
+/// The errors as a table: hook points down, cases across.
+fn parity() -> String {
+    let table = PARITY.lock().unwrap_or_else(PoisonError::into_inner);
+    let cases: BTreeSet<&str> = table.keys().map(|(_, case)| case.as_str()).collect();
+    let hooks: BTreeSet<&str> = table.keys().map(|(hook, _)| hook.as_str()).collect();
+    let mut text = String::from("\nlargest absolute error against Hugging Face, all blocks of a case together\n");
+    for (i, case) in cases.iter().enumerate() {
+        text += &format!("  {}: {case}\n", i + 1);
+    }
+    text += &format!("{:28}", "hook point");
+    (1..=cases.len()).for_each(|i| text += &format!("{i:>8}"));
+    for hook in hooks {
+        text += &format!("\n{hook:28}");
+        for case in &cases {
+            let worst = table.get(&(hook.to_string(), case.to_string()));
+            text += &format!("{:>8}", worst.map_or("·".into(), |w| format!("{w:.0e}")));
+        }
+    }
+    text + "\n"
 }
 
 fn check(case: &Case) -> Result<Outcome, String> {
@@ -104,6 +149,7 @@ fn compare(
         } else {
             case.tolerance("/tolerance/float32")?
         };
+        note(case, name, &got, &want);
         found.compare(&label, &got, &want, tolerance);
     }
     Ok(())

@@ -1,11 +1,14 @@
 //! What `lm-saes train --plan` says a run will take, against the most a process of its own has taken.
 
 use lm_saes::{
+    lm::Lm,
     runners::{self, Start},
-    settings::from_tree,
+    settings::{LanguageModelSettings, from_tree},
+    tensorfile::{self, Precision, Slot},
     training::Silent,
 };
 use lm_saes_backends::registry;
+use lm_saes_runtime::Queue;
 use lm_saes_tests::tiny::{self, HOOK};
 use serde_json::{Value, json};
 use std::{env, fs, path::Path, process::Command};
@@ -15,13 +18,81 @@ const RUN: &str = "LM_SAES_MEMORY_RUN";
 
 /// Nothing, unless this process is the child of another test: then the run, and its peak on standard output.
 #[test]
-fn child() {
+fn training_child() {
     let Some(file) = env::var_os(RUN) else { return };
     let tree: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
     runners::train(&from_tree(&tree).unwrap(), &registry(), &mut Silent, Start::Fresh).unwrap();
+    println!("peak {} KiB", peak());
+}
+
+/// The most this process has taken, in KiB.
+fn peak() -> String {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
-    println!("peak {} KiB", peak.trim().trim_end_matches(" kB"));
+    peak.trim().trim_end_matches(" kB").into()
+}
+
+/// Names the model that a child process is to load.
+const MODEL: &str = "LM_SAES_MEMORY_MODEL";
+
+/// Nothing, unless this process is the child of another test: then a model is loaded.
+#[test]
+fn loading_child() {
+    let Some(folder) = env::var_os(MODEL) else { return };
+    let device = registry().open("cpu").unwrap();
+    let q = &mut Queue::new(&device).unwrap();
+    let lm = Lm::load(q, Path::new(&folder), &LanguageModelSettings::default()).unwrap();
+    assert_eq!(lm.architecture().n_layers, LAYERS);
+    println!("peak {} KiB", peak());
+}
+
+const LAYERS: usize = 32;
+
+/// A Llama of 38 million parameters in bfloat16, in two files.
+fn sharded(dir: &Path) {
+    let [d, mlp, vocab] = [256, 1024, 8192];
+    let config = json!({
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": d, "intermediate_size": mlp, "vocab_size": vocab,
+        "num_hidden_layers": LAYERS, "num_attention_heads": 8, "num_key_value_heads": 8, "max_position_embeddings": 128,
+        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": false,
+    });
+    fs::write(dir.join("config.json"), config.to_string()).unwrap();
+    let mut slots = vec![
+        Slot::new("model.embed_tokens.weight", [vocab, d]),
+        Slot::new("lm_head.weight", [vocab, d]),
+        Slot::new("model.norm.weight", [d]),
+    ];
+    for i in 0..LAYERS {
+        let at = |name: &str, shape: &[usize]| Slot::new(format!("model.layers.{i}.{name}.weight"), shape);
+        for name in ["q_proj", "k_proj", "v_proj", "o_proj"] {
+            slots.push(at(&format!("self_attn.{name}"), &[d, d]));
+        }
+        slots.extend([at("mlp.gate_proj", &[mlp, d]), at("mlp.up_proj", &[mlp, d]), at("mlp.down_proj", &[d, mlp])]);
+        slots.extend([at("input_layernorm", &[d]), at("post_attention_layernorm", &[d])]);
+    }
+    let mut map = serde_json::Map::new();
+    for (i, part) in slots.chunks(slots.len().div_ceil(2)).enumerate() {
+        let file = format!("model-0000{}-of-00002.safetensors", i + 1);
+        part.iter().for_each(|s| drop(map.insert(s.name.clone(), json!(file))));
+        tensorfile::write_with(&dir.join(file), part, Precision::Bf16, &[("format", "pt".into())], |i, put| {
+            put(&vec![0.01; part[i].shape.iter().product()])
+        })
+        .unwrap();
+    }
+    fs::write(dir.join("model.safetensors.index.json"), json!({ "weight_map": map }).to_string()).unwrap();
+}
+
+#[test]
+fn a_sharded_model_in_16_bits_is_converted_piece_by_piece() {
+    let dir = tempfile::tempdir().unwrap();
+    sharded(dir.path());
+    let architecture = Lm::read_architecture(dir.path()).unwrap();
+    let weights = 4 * architecture.matrix_elements() as usize;
+    let piece = 4 * architecture.largest_piece() as usize;
+    let measured = child("loading_child", MODEL, dir.path());
+    println!("weights {weights}, largest piece {piece}, peak {measured}");
+    // A piece as it is stored (half as large), as f32, and what the program itself takes.
+    assert!(measured > weights && measured < weights + piece * 3 / 2 + (40 << 20), "{measured}");
 }
 
 /// Planned and measured bytes of a job in a world of its own.
@@ -39,9 +110,14 @@ fn both(more: &dyn Fn(&mut Value)) -> (usize, usize) {
 fn measured(job: &Value, dir: &Path) -> usize {
     let file = dir.join("job.json");
     fs::write(&file, job.to_string()).unwrap();
+    child("training_child", RUN, &file)
+}
+
+/// Peak of the test `name` in a process of its own, told by a variable what to do.
+fn child(name: &str, variable: &str, value: &Path) -> usize {
     let out = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "child", "--nocapture", "--test-threads", "1"])
-        .env(RUN, &file)
+        .args(["--exact", name, "--nocapture", "--test-threads", "1"])
+        .env(variable, value)
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&out.stdout).into_owned();

@@ -4,6 +4,7 @@ use lm_saes::{
     dictionary::build,
     runners::{self, Start, Workbench},
     settings::{EvaluateSettings, TrainSettings, from_tree},
+    tensorfile::{self, OutTensor, Precision, TensorFile},
     training::{Ended, Observer, Progress, Silent, evaluate, snapshot},
 };
 use lm_saes_backends::registry;
@@ -17,6 +18,44 @@ fn train(s: &TrainSettings, start: Start) -> lm_saes::Result<runners::TrainRepor
 
 fn refusal(s: &TrainSettings) -> String {
     train(s, Start::Fresh).err().expect("the job should be refused").to_string()
+}
+
+/// Rewrites the model's weights a little larger: as finetuning, same shapes and other values.
+fn finetune(dir: &Path) {
+    let path = dir.join("model/model.safetensors");
+    let file = TensorFile::open(&path).unwrap();
+    let larger = |t: tensorfile::TensorInfo| {
+        let (shape, values) = file.f32(&t.name).unwrap();
+        OutTensor { name: t.name, shape, values: values.iter().map(|v| v * 1.01).collect() }
+    };
+    let tensors: Vec<OutTensor> = file.list().into_iter().map(larger).collect();
+    tensorfile::write(&path, &tensors, Precision::F32, &[("format", "pt".into())]).unwrap();
+}
+
+#[test]
+fn a_dictionary_of_another_models_weights_is_refused_unless_that_is_wanted() {
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path(), 60);
+    let s = settings(dir.path(), "out", &["eval=false", "trainer.total_training_tokens=640"]);
+    train(&s, Start::Fresh).unwrap();
+    let config: Value =
+        serde_json::from_str(&fs::read_to_string(dir.path().join("out/config.json")).unwrap()).unwrap();
+    let weights = config["lm_saes"]["model_identity"]["weights"].as_str().unwrap().to_string();
+    let evaluate = |strict: bool| {
+        let mut tree = job(dir.path(), "out", &[]);
+        let sae = json!({"pretrained_name_or_path": dir.path().join("out"), "strict_loading": strict});
+        let mut e = json!({"sae": sae, "eval": {"total_eval_tokens": 500, "downstream_tokens": 200}});
+        for key in ["activation_factory", "model", "model_name", "datasets", "device_type"] {
+            e[key] = tree[key].take();
+        }
+        let settings: EvaluateSettings = from_tree(&e).unwrap();
+        runners::evaluate(&settings, &registry(), &mut Silent).map(drop).map_err(|e| e.to_string())
+    };
+    evaluate(true).unwrap();
+    finetune(dir.path());
+    let e = evaluate(true).unwrap_err();
+    assert!(e.contains(&weights) && e.contains("other weights") && e.contains("strict_loading = false"), "{e}");
+    evaluate(false).unwrap();
 }
 
 #[test]

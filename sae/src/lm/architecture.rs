@@ -172,6 +172,28 @@ impl Architecture {
         self
     }
 
+    /// Elements of all weight matrices; vectors are left out.
+    pub fn matrix_elements(&self) -> u64 {
+        self.block_elements().saturating_mul(self.n_layers as u64).saturating_add(self.outer_elements())
+    }
+
+    /// Elements of the largest piece that is loaded at a time: a block, or the embeddings.
+    pub fn largest_piece(&self) -> u64 {
+        self.block_elements().max(self.outer_elements())
+    }
+
+    fn block_elements(&self) -> u64 {
+        let [d, head, mlp] = [self.d_model, self.d_head, self.d_mlp].map(|n| n as u64);
+        let attention = (2 * d).saturating_mul(head).saturating_mul((self.n_heads + self.n_kv_heads) as u64);
+        let maps = if self.gated { 3 } else { 2 };
+        (maps * d).saturating_mul(mlp).saturating_add(attention)
+    }
+
+    fn outer_elements(&self) -> u64 {
+        let maps = if self.tied { 1 } else { 2 };
+        (maps * self.d_vocab as u64).saturating_mul(self.d_model as u64)
+    }
+
     /// Hook points of one block without the `blocks.{i}.` prefix, in the order of the forward, with their widths.
     /// `attn.hook_pattern` is `[batch·heads·len, len]`: its width depends on the tokens and is given as 0.
     pub fn block_hooks(&self) -> Vec<(&'static str, usize)> {

@@ -5,6 +5,7 @@ use super::{
     config::Config,
     families,
     gguf::GgufWeights,
+    identity::{Noted, Room},
     parameters::{Block, Linear, Matrix, NormWeights, Outer, Reader},
     process,
     weights::{HfDirectory, WeightSource},
@@ -23,6 +24,8 @@ pub struct Lm {
     pub(super) outer: Outer<Tensor>,
     pub(super) blocks: Vec<Block<Tensor>>,
     name: String,
+    /// [`Noted::hash`].
+    weights: String,
 }
 
 impl Lm {
@@ -49,7 +52,15 @@ impl Lm {
         let family = families::find(&config)?;
         let arch = (family.read)(&config)?;
         config.check(&arch)?;
-        let reader = Reader::new(&arch, &family.layout, source);
+        let room = match q.device().info().memory {
+            0 => Room::on_host(),
+            free => Some(Room { free, of: "the device" }),
+        };
+        if let Some(room) = room {
+            check_room(&arch, settings.dtype, source.path(), &room)?;
+        }
+        let noted = Noted::new(source);
+        let reader = Reader::new(&arch, &family.layout, &noted);
         let mut up = Upload { q, dtype: settings.dtype };
         let mut outer = reader.outer()?;
         if settings.process_weights {
@@ -64,8 +75,8 @@ impl Lm {
             }
             blocks.push(up.block(block)?);
         }
-        let name = name(settings);
-        Ok(Self { arch, outer, blocks, name })
+        let (name, weights) = (name(settings), noted.hash());
+        Ok(Self { arch, outer, blocks, name, weights })
     }
 
     /// What the model at this path is, without loading its weights.
@@ -90,6 +101,11 @@ impl Lm {
         &self.name
     }
 
+    /// A hash that tells its weights from those of other models, the same on every device and in every storage type.
+    pub fn weights_hash(&self) -> &str {
+        &self.weights
+    }
+
     /// Width of a hook point's activation; 0 for `attn.hook_pattern`, whose width is the length of the tokens.
     ///
     /// # Errors
@@ -101,6 +117,31 @@ impl Lm {
             available: self.arch.describe_hooks(),
         })
     }
+}
+
+/// Refuses a model before any of its weights is read, if they cannot fit.
+fn check_room(arch: &Architecture, dtype: DTypeName, path: &Path, room: &Room) -> Result<()> {
+    let stored = arch.matrix_elements().saturating_mul(dtype.dtype().bytes() as u64);
+    // A piece is read as f32 before it is stored.
+    let bytes = stored.saturating_add(arch.largest_piece().saturating_mul(4));
+    if bytes <= room.free {
+        return Ok(());
+    }
+    let gib = |n: u64| n as f64 / f64::from(1 << 30);
+    let half = match dtype {
+        DTypeName::F32 => format!("; with model.dtype = \"bfloat16\" it takes {:.1} GiB", gib(bytes - stored / 2)),
+        _ => String::new(),
+    };
+    Err(Error::Unsupported {
+        what: format!("a model of {:.1} billion parameters here", arch.matrix_elements() as f64 / 1e9),
+        why: format!(
+            "loading {} takes {:.1} GiB in {dtype}, {} has {:.1} GiB free{half}",
+            path.display(),
+            gib(bytes),
+            room.of,
+            gib(room.free)
+        ),
+    })
 }
 
 /// Moves host parameters to the device: matrices in the chosen type, vectors in f32.
@@ -172,4 +213,22 @@ fn name(settings: &LanguageModelSettings) -> String {
     let given = settings.model_name != LanguageModelSettings::default().model_name;
     let folder = settings.model_from_pretrained_path.as_ref().filter(|_| !given).and_then(|p| p.file_name());
     folder.map_or_else(|| settings.model_name.clone(), |f| f.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_that_cannot_fit_is_refused_with_numbers() {
+        let arch = Architecture { d_mlp: 4096, d_vocab: 50_000, ..Architecture::new(1024, 24, 16, 64) };
+        let room = |free| Room { free, of: "the device" };
+        let check = |dtype, free| check_room(&arch, dtype, Path::new("m/config.json"), &room(free));
+        let e = check(DTypeName::F32, 1 << 30).unwrap_err().to_string();
+        assert!(e.contains("m/config.json") && e.contains("the device has 1.0 GiB free"), "{e}");
+        assert!(e.contains("billion parameters") && e.contains("bfloat16"), "{e}");
+        let needed = 2 * arch.matrix_elements() + 4 * 2 * 50_000 * 1024;
+        assert!(check(DTypeName::Bf16, needed).is_ok());
+        assert!(check(DTypeName::Bf16, needed - 1).is_err());
+    }
 }

@@ -43,6 +43,7 @@ pub fn evaluate_recorded(
         Workbench::open(registry, &settings.device_type, model, factory, &settings.datasets, observer)?;
     let fold = settings.fold_activation_scale && settings.sae.fold_activation_scale;
     let mut loaded = load_pretrained(&mut bench.q, &settings.sae, fold)?;
+    bench.check_model(&loaded.extras, &settings.sae)?;
     let stated = Stated::of(&loaded.extras);
     observer.phase("evaluating");
     let eval = settings.eval;

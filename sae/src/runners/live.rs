@@ -130,7 +130,9 @@ impl Open {
     ) -> Result<Self> {
         let settings: PretrainedSettings =
             stored::part("sae", &json!({ "pretrained_name_or_path": record.path }))?;
-        let mut dictionary = load_pretrained(&mut bench.q, &settings, false)?.dictionary;
+        let loaded = load_pretrained(&mut bench.q, &settings, false)?;
+        bench.check_model(&loaded.extras, &settings)?;
+        let mut dictionary = loaded.dictionary;
         for hook in dictionary.hook_points_in() {
             bench.lm.hook_width(&hook)?;
         }

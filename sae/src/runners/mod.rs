@@ -29,6 +29,5 @@ pub use plan::{LargeTensor, MemberPlan, Memory, Plan, SweepPlan, plan, plan_swee
 pub use sweep::{MemberReport, Outcome, SweepReport, sweep};
 pub use to_jumprelu::{ToJumpReluPlan, ToJumpReluReport, plan_to_jumprelu, to_jumprelu};
 pub use train::{Start, TrainReport, assess, train, train_on, train_with};
-pub use train::{Start, TrainReport, assess, train, train_on};
 pub use upload::{Prepared, UploadJob, prepare_upload};
 pub use workbench::{Workbench, model_path};

@@ -374,22 +374,14 @@ pub(super) fn model(
 
 /// What the model's weights take.
 pub(super) fn weights(a: &Architecture, settings: &LanguageModelSettings) -> Memory {
-    let bytes = matrix_elements(a) * settings.dtype.dtype().bytes();
+    let bytes = a.matrix_elements() as usize * settings.dtype.dtype().bytes();
     Memory { what: "language model weights", bytes, exact: false }
-}
-
-/// Elements of all weight matrices; vectors are left out.
-fn matrix_elements(a: &Architecture) -> usize {
-    let attention = 2 * a.d_model * a.d_head * (a.n_heads + a.n_kv_heads);
-    let mlp = if a.gated { 3 } else { 2 } * a.d_model * a.d_mlp;
-    let embeddings = if a.tied { 1 } else { 2 } * a.d_vocab * a.d_model;
-    a.n_layers * (attention + mlp) + embeddings
 }
 
 pub(super) fn data(datasets: &BTreeMap<String, DatasetSettings>, obstacles: &mut Vec<String>) {
     for (name, dataset) in datasets {
         let path = &dataset.dataset_name_or_path;
-        if !Path::new(path).exists() {
+        if !Path::new(path).exists() && !dataset.may_be_on_hub() {
             obstacles.push(format!("data set {name:?}: {path:?} is no file or folder here"));
         }
     }

@@ -69,6 +69,7 @@ pub fn to_jumprelu(
     let mut bench = Workbench::open(registry, &settings.device_type, model, factory, datasets, observer)?;
     // Not folded: it comes out normalised as it went in.
     let loaded = load_pretrained(&mut bench.q, &settings.sae, false)?;
+    bench.check_model(&loaded.extras, &settings.sae)?;
     bench.check_hooks(&*loaded.dictionary)?;
     let (rows, lm) = (bench.batch_rows()?, bench.lm.clone());
     let (act_fn, top_k) = (loaded.dictionary.settings().act_fn(), loaded.dictionary.settings().top_k());

@@ -382,6 +382,7 @@ fn extras(bench: &Workbench, settings: &TrainSettings, steps: u64, tokens: u64) 
     let mut put = |key: &str, value: Value| map.insert(key.into(), value);
     put("model_name", json!(settings.model_name.as_deref().unwrap_or(bench.lm.name())));
     put("model", json!(settings.model));
+    put("model_identity", bench.model_identity());
     put("token_policy", json!(bench.policy));
     put("sae_name", json!(settings.sae_name));
     put("sae_series", json!(settings.sae_series));

@@ -7,7 +7,7 @@ use crate::{
     data::{TokenPolicy, TokenStream, Tokenize},
     dictionary::{Dictionary, checkpoint},
     hub::{self, Facts, Hub, OpenOptions, client::hub_cache},
-    lm::{Lm, SpecialIds, Tokenizer},
+    lm::{Lm, SpecialIds, Tokenizer, commit_of},
     parallel::{Mesh, rows::most_rows},
     settings::{
         ActivationFactorySettings, DatasetSettings, DictionarySettings, LanguageModelSettings,
@@ -16,6 +16,7 @@ use crate::{
     training::{Observer, source::needed},
 };
 use lm_saes_runtime::{Queue, Registry};
+use serde_json::{Map, Value, json};
 use std::{
     collections::BTreeMap,
     fs,
@@ -32,6 +33,8 @@ pub struct Workbench {
     pub lm: Arc<Lm>,
     /// Its tokenizer.
     pub tokenizer: Arc<Tokenizer>,
+    /// Where it was loaded from.
+    pub model_path: PathBuf,
     /// How text becomes contexts.
     pub policy: TokenPolicy,
     /// Where batches come from.
@@ -68,7 +71,7 @@ impl Workbench {
             lm.hook_width(hook)?;
         }
         let (factory, datasets) = (factory.clone(), datasets.clone());
-        Ok(Self { q, lm, tokenizer, policy, factory, datasets, mesh: Mesh::solo() })
+        Ok(Self { q, lm, tokenizer, model_path: path, policy, factory, datasets, mesh: Mesh::solo() })
     }
 
     /// A stream of activations from the beginning of the text.
@@ -94,6 +97,40 @@ impl Workbench {
 
     fn tokenize(&self) -> Arc<dyn Tokenize> {
         self.tokenizer.clone()
+    }
+
+    /// Which model this is, as dictionaries trained on it record it.
+    pub fn model_identity(&self) -> Value {
+        let mut identity = json!({ "name": self.lm.name(), "weights": self.lm.weights_hash() });
+        if let Some(commit) = commit_of(&self.model_path) {
+            identity["revision"] = json!(commit);
+        }
+        identity
+    }
+
+    /// Refuses a dictionary whose record says that it was trained on other weights, unless loading is not to be strict.
+    ///
+    /// # Errors
+    /// Both models by name and hash.
+    pub fn check_model(&self, extras: &Map<String, Value>, s: &PretrainedSettings) -> Result<()> {
+        let Some(theirs) = extras.get("model_identity").filter(|_| s.strict_loading) else { return Ok(()) };
+        let ours = self.model_identity();
+        if theirs["weights"].is_null() || theirs["weights"] == ours["weights"] {
+            return Ok(());
+        }
+        let shown = |v: &Value| {
+            let revision = v["revision"].as_str().map_or(String::new(), |r| format!(" at revision {r}"));
+            let text = |key: &str| v[key].as_str().unwrap_or("unknown").to_string();
+            format!("{}{revision} (weights {})", text("name"), text("weights"))
+        };
+        let what = format!(
+            "{} was trained on {}, the model here is {}, with other weights; use that model, or set strict_loading = false in \
+             the dictionary's table to go on",
+            s.pretrained_name_or_path.display(),
+            shown(theirs),
+            shown(&ours)
+        );
+        Err(Error::setting("model", what))
     }
 
     /// Rows of a full batch.

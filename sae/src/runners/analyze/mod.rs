@@ -81,7 +81,9 @@ pub fn analyze(
     let mut bench =
         Workbench::open(registry, &settings.device_type, model, &factory, &settings.datasets, observer)?;
     // Not folded: activations are normalised as the dictionary says, which needs its norms as they are.
-    let mut dictionary = load_pretrained(&mut bench.q, &settings.sae, false)?.dictionary;
+    let loaded = load_pretrained(&mut bench.q, &settings.sae, false)?;
+    bench.check_model(&loaded.extras, &settings.sae)?;
+    let mut dictionary = loaded.dictionary;
     let path = &settings.sae.pretrained_name_or_path;
     let name = settings.model_name.clone().unwrap_or_else(|| model.model_name.clone());
     let key = DictionaryKey::new(&settings.sae_name, &settings.sae_series);
