@@ -346,6 +346,8 @@ fn chunks_that_python_pickled_are_read_without_running_them() {
     let q = &mut queue();
     let acts = reader.activations(q, &[OTHER.to_string()], 8).unwrap();
     let values = q.download::<f32>(&acts[0]).unwrap();
-    assert!(values.len() == 48 && values.iter().all(|v| *v != 0.0 && *v == half::bf16::from_f32(*v).to_f32()));
+    assert!(
+        values.len() == 48 && values.iter().all(|v| *v != 0.0 && *v == half::bf16::from_f32(*v).to_f32())
+    );
     assert!(reader.next_batch().unwrap().is_none());
 }

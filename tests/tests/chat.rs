@@ -22,8 +22,8 @@ fn chats_become_the_text_that_transformers_makes_of_them() {
         let [template, chat] = ["template", "chat"].map(|k| case[k].as_str().unwrap());
         let source = all["templates"][template].as_str().unwrap();
         let prompt = case["prompt"].as_bool().unwrap();
-        let found = ChatTemplate::new(source, tokens.clone())
-            .and_then(|t| t.render(&all["chats"][chat], prompt));
+        let found =
+            ChatTemplate::new(source, tokens.clone()).and_then(|t| t.render(&all["chats"][chat], prompt));
         match (&found, case["text"].as_str()) {
             (Ok(found), Some(expected)) if found == expected => same += 1,
             (Err(_), None) => refused += 1,
@@ -46,9 +46,7 @@ fn tokenizer(template: Option<&str>) -> (tempfile::TempDir, Tokenizer) {
     for (i, c) in ('a'..='z').enumerate() {
         vocab.insert(c.to_string(), json!(4 + i));
     }
-    let special = |id: usize, content: &str| {
-        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true})
-    };
+    let special = |id: usize, content: &str| json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
     let model = json!({"type": "BPE", "vocab": vocab, "merges": []});
     let added = [special(0, "<s>"), special(1, "</s>"), special(2, "<u>"), special(3, "<a>")];
     let text = json!({"version": "1.0", "added_tokens": added, "model": model}).to_string();

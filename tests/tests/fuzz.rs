@@ -253,9 +253,10 @@ fn damaged_settings_never_panic() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../cli/examples");
     let dir = tempfile::tempdir().unwrap();
     let (mut refused, mut rounds) = (0, 0);
-    let files: Vec<_> = ["pythia_crosscoder.toml", "smollm2_topk.toml", "smollm2_evaluate.toml", "smollm2_sweep.toml"]
-        .map(|name| examples.join(name))
-        .into();
+    let files: Vec<_> =
+        ["pythia_crosscoder.toml", "smollm2_topk.toml", "smollm2_evaluate.toml", "smollm2_sweep.toml"]
+            .map(|name| examples.join(name))
+            .into();
     for file in &files {
         let tree = lm_saes::settings::read_tree(file).unwrap();
         let texts = [

@@ -46,7 +46,8 @@ fn parity() -> String {
     let table = PARITY.lock().unwrap_or_else(PoisonError::into_inner);
     let cases: BTreeSet<&str> = table.keys().map(|(_, case)| case.as_str()).collect();
     let hooks: BTreeSet<&str> = table.keys().map(|(hook, _)| hook.as_str()).collect();
-    let mut text = String::from("\nlargest absolute error against Hugging Face, all blocks of a case together\n");
+    let mut text =
+        String::from("\nlargest absolute error against Hugging Face, all blocks of a case together\n");
     for (i, case) in cases.iter().enumerate() {
         text += &format!("  {}: {case}\n", i + 1);
     }

@@ -67,16 +67,24 @@ fn sharded(dir: &Path) {
         for name in ["q_proj", "k_proj", "v_proj", "o_proj"] {
             slots.push(at(&format!("self_attn.{name}"), &[d, d]));
         }
-        slots.extend([at("mlp.gate_proj", &[mlp, d]), at("mlp.up_proj", &[mlp, d]), at("mlp.down_proj", &[d, mlp])]);
+        slots.extend([
+            at("mlp.gate_proj", &[mlp, d]),
+            at("mlp.up_proj", &[mlp, d]),
+            at("mlp.down_proj", &[d, mlp]),
+        ]);
         slots.extend([at("input_layernorm", &[d]), at("post_attention_layernorm", &[d])]);
     }
     let mut map = serde_json::Map::new();
     for (i, part) in slots.chunks(slots.len().div_ceil(2)).enumerate() {
         let file = format!("model-0000{}-of-00002.safetensors", i + 1);
         part.iter().for_each(|s| drop(map.insert(s.name.clone(), json!(file))));
-        tensorfile::write_with(&dir.join(file), part, Precision::Bf16, &[("format", "pt".into())], |i, put| {
-            put(&vec![0.01; part[i].shape.iter().product()])
-        })
+        tensorfile::write_with(
+            &dir.join(file),
+            part,
+            Precision::Bf16,
+            &[("format", "pt".into())],
+            |i, put| put(&vec![0.01; part[i].shape.iter().product()]),
+        )
         .unwrap();
     }
     fs::write(dir.join("model.safetensors.index.json"), json!({ "weight_map": map }).to_string()).unwrap();

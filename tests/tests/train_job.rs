@@ -54,7 +54,10 @@ fn a_dictionary_of_another_models_weights_is_refused_unless_that_is_wanted() {
     evaluate(true).unwrap();
     finetune(dir.path());
     let e = evaluate(true).unwrap_err();
-    assert!(e.contains(&weights) && e.contains("other weights") && e.contains("strict_loading = false"), "{e}");
+    assert!(
+        e.contains(&weights) && e.contains("other weights") && e.contains("strict_loading = false"),
+        "{e}"
+    );
     evaluate(false).unwrap();
 }
 

@@ -20,11 +20,8 @@ pub fn run(args: &Upload, registry: &Registry) -> Result<()> {
     if repo.split('/').filter(|part| !part.is_empty()).count() != 2 {
         bail!("{:?} is no name of a repository: owner/repository or owner/repository:folder", args.to);
     }
-    let about = About {
-        repo: repo.into(),
-        folder: folder.trim_matches('/').into(),
-        license: args.license.clone(),
-    };
+    let about =
+        About { repo: repo.into(), folder: folder.trim_matches('/').into(), license: args.license.clone() };
     let job = UploadJob {
         conversion: conversion(&args.from, Path::new(""), &args.form)?,
         about,

@@ -196,7 +196,8 @@ impl Wanted<'_> {
         };
         // Of large data sets only the beginning is converted, which the folder's name says.
         let inside = |n: &&String| {
-            let split = n.strip_prefix(config).and_then(|n| n.strip_prefix('/')).and_then(|n| n.split_once('/'));
+            let split =
+                n.strip_prefix(config).and_then(|n| n.strip_prefix('/')).and_then(|n| n.split_once('/'));
             split.is_some_and(|(s, _)| s == self.split || s.strip_prefix("partial-") == Some(self.split))
         };
         let names: Vec<String> = listing.files.iter().map(|(n, _)| n).filter(inside).cloned().collect();
@@ -250,7 +251,8 @@ fn data_files(value: &Value) -> Vec<(String, Vec<String>)> {
 /// Files that are never data.
 fn is_beside(name: &str) -> bool {
     let last = name.rsplit('/').next().unwrap_or(name);
-    last.starts_with('.') || ["README.md", "LICENSE", "dataset_infos.json", "dataset_info.json"].contains(&last)
+    last.starts_with('.')
+        || ["README.md", "LICENSE", "dataset_infos.json", "dataset_info.json"].contains(&last)
         || last.ends_with(".py")
         || last.ends_with(".md")
 }
@@ -345,7 +347,8 @@ struct Files {
 
 impl Files {
     fn new(hub: &Hub, repo: &str, revision: &str, listing: &Listing, names: Vec<String>) -> Self {
-        let size = |name: &String| listing.files.iter().find(|(n, _)| n == name).and_then(|(_, s)| *s).unwrap_or(0);
+        let size =
+            |name: &String| listing.files.iter().find(|(n, _)| n == name).and_then(|(_, s)| *s).unwrap_or(0);
         let sizes = names.iter().map(size).collect();
         Self {
             hub: hub.clone(),
@@ -402,7 +405,9 @@ fn get(hub: &Hub, repo: &str, revision: &str, commit: Option<&str>, name: &str) 
     if let Some(commit) = commit {
         hub.remember(repo, revision, commit)?;
     }
-    path.ok_or_else(|| Error::Data { what: format!("{repo}/{name} on the hub: is gone since it was listed; try again") })
+    path.ok_or_else(|| Error::Data {
+        what: format!("{repo}/{name} on the hub: is gone since it was listed; try again"),
+    })
 }
 
 #[cfg(test)]
@@ -415,7 +420,12 @@ mod tests {
 
     #[test]
     fn names_of_files_say_their_split() {
-        let names = ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet", "data/test.parquet", "README.md"];
+        let names = [
+            "data/train-00000-of-00002.parquet",
+            "data/train-00001-of-00002.parquet",
+            "data/test.parquet",
+            "README.md",
+        ];
         assert_eq!(wanted(None, "train").choose(&names, &[]).unwrap(), names[..2]);
         assert_eq!(wanted(None, "test").choose(&names, &[]).unwrap(), names[2..3]);
         assert!(wanted(None, "validation").choose(&names, &[]).unwrap().is_empty());
@@ -435,7 +445,15 @@ mod tests {
         let page = "---\nlicense: mit\nconfigs:\n- config_name: en\n  default: true\n  data_files:\n  - split: train\n    path: en/*.parquet\n  - split: test\n    path:\n    - en/x/t?.parquet\n- config_name: de\n  data_dir: de\n  data_files: '**/part-[0-9].parquet'\n- config_name: fr\n  data_dir: fr\n---\n# Text\n";
         let all = configs(page);
         assert_eq!(all.len(), 3);
-        let names = ["en/a.parquet", "en/x/t1.parquet", "de/part-1.parquet", "de/q/part-2.parquet", "de/part-a.parquet", "fr/train.parquet", "fr/test.parquet"];
+        let names = [
+            "en/a.parquet",
+            "en/x/t1.parquet",
+            "de/part-1.parquet",
+            "de/q/part-2.parquet",
+            "de/part-a.parquet",
+            "fr/train.parquet",
+            "fr/test.parquet",
+        ];
         let choose = |config, split| wanted(config, split).choose(&names, &all);
         assert_eq!(choose(None, "train").unwrap(), names[..1]);
         assert_eq!(choose(None, "test").unwrap(), names[1..2]);
@@ -445,7 +463,10 @@ mod tests {
         assert!(e.contains("org/data") && e.contains("en, de, fr"), "{e}");
         let e = choose(None, "dev").unwrap_err().to_string();
         assert!(e.contains("train, test"), "{e}");
-        let several = [Config { name: "a".into(), ..Config::default() }, Config { name: "b".into(), ..Config::default() }];
+        let several = [
+            Config { name: "a".into(), ..Config::default() },
+            Config { name: "b".into(), ..Config::default() },
+        ];
         assert!(wanted(None, "train").choose(&names, &several).unwrap_err().to_string().contains("a, b"));
     }
 

@@ -328,7 +328,8 @@ impl Indexed {
 /// Why nothing under `path` can be read.
 fn nothing_to_read(path: &Path, split: &str) -> Result<String> {
     let columns = |p: &Path| p.extension().is_some_and(|e| e == "parquet" || e == "arrow");
-    let has_columns = if path.is_dir() { !folder::files(path, split, &columns)?.is_empty() } else { columns(path) };
+    let has_columns =
+        if path.is_dir() { !folder::files(path, split, &columns)?.is_empty() } else { columns(path) };
     Ok(if has_columns {
         "parquet and Arrow files are read by builds with `--features parquet`".into()
     } else {

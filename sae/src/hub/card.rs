@@ -30,7 +30,11 @@ pub fn text(loaded: &Loaded, format: Format, about: &About) -> String {
     let _ = writeln!(page, "# {title}\n");
     let d = &loaded.dictionary;
     let s = d.settings();
-    let kind = if d.hook_points_in() == d.hook_points_out() { "" } else { ", reconstructing another place than it reads" };
+    let kind = if d.hook_points_in() == d.hook_points_out() {
+        ""
+    } else {
+        ", reconstructing another place than it reads"
+    };
     let _ = writeln!(
         page,
         "A sparse dictionary of a language model's activations (`{}`{kind}), written by lm-saes in {}.\n",
@@ -65,7 +69,10 @@ fn head(loaded: &Loaded, format: Format, about: &About) -> String {
 }
 
 fn model(extras: &Map<String, Value>) -> Option<&str> {
-    extras.get("model_name").and_then(Value::as_str).or_else(|| extras.get("model")?.get("model_name")?.as_str())
+    extras
+        .get("model_name")
+        .and_then(Value::as_str)
+        .or_else(|| extras.get("model")?.get("model_name")?.as_str())
 }
 
 /// What is known, as rows of a table.

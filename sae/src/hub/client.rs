@@ -133,8 +133,12 @@ impl Hub {
                 }
             };
         }
-        let url =
-            format!("{}/{repo}/resolve/{}/{}", self.wire.endpoint, escape(revision, false), escape(file, true));
+        let url = format!(
+            "{}/{repo}/resolve/{}/{}",
+            self.wire.endpoint,
+            escape(revision, false),
+            escape(file, true)
+        );
         let head = match Head::ask(&self.wire, &url) {
             Ok(Some(head)) => head,
             Ok(None) => return Ok(None),
@@ -223,12 +227,14 @@ impl Hub {
     }
 
     fn list_online(&self, repo: &str, revision: &str) -> std::result::Result<Listing, Failure> {
-        let text = self.wire.text(&format!("{}/revision/{}?blobs=true", self.api(repo), escape(revision, false)))?;
+        let text =
+            self.wire.text(&format!("{}/revision/{}?blobs=true", self.api(repo), escape(revision, false)))?;
         let value: Value = serde_json::from_str(&text)
             .map_err(|e| Failure::Other(format!("the list of files is no JSON: {e}")))?;
         let commit = value["sha"].as_str().filter(|c| commit_like(c)).map(String::from);
         let named = |s: &Value| Some((s["rfilename"].as_str()?.to_string(), s["size"].as_u64()));
-        let mut files: Vec<_> = value["siblings"].as_array().into_iter().flatten().filter_map(named).collect();
+        let mut files: Vec<_> =
+            value["siblings"].as_array().into_iter().flatten().filter_map(named).collect();
         files.sort();
         Ok(Listing { commit, files })
     }

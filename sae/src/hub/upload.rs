@@ -99,14 +99,18 @@ impl Hub {
             return Err(self.error(repo, "HF_HUB_OFFLINE forbids to send anything"));
         }
         if !self.wire.has_token() {
-            return Err(self.error(repo, "needs a token that may write: set HF_TOKEN (hf.co/settings/tokens)"));
+            return Err(
+                self.error(repo, "needs a token that may write: set HF_TOKEN (hf.co/settings/tokens)")
+            );
         }
         self.create(upload).map_err(|f| self.failed(repo, "", f))?;
         let ways = self.ways(upload).map_err(|f| self.failed(repo, "", f))?;
-        let mut lines = vec![json!({"key": "header", "value": {"summary": upload.message, "description": ""}})];
+        let mut lines =
+            vec![json!({"key": "header", "value": {"summary": upload.message, "description": ""}})];
         let mut files = Vec::new();
         for (file, way) in upload.files.iter().zip(ways) {
-            let (line, sent) = self.send_one(repo, file, &way).map_err(|f| self.failed(repo, &file.name, f))?;
+            let (line, sent) =
+                self.send_one(repo, file, &way).map_err(|f| self.failed(repo, &file.name, f))?;
             lines.extend(line);
             files.push((file.name.clone(), file.size, sent));
         }
@@ -137,13 +141,17 @@ impl Hub {
         let url = format!("{}/preupload/{}", self.api(&upload.repo), escape(&upload.revision, false));
         let mut ways = Vec::new();
         for files in upload.files.chunks(ASKED) {
-            let ask = |f: &Outgoing| Ok(json!({"path": f.name, "size": f.size, "sample": STANDARD.encode(sample(&f.from)?)}));
+            let ask = |f: &Outgoing| {
+                Ok(json!({"path": f.name, "size": f.size, "sample": STANDARD.encode(sample(&f.from)?)}))
+            };
             let asked = files.iter().map(ask).collect::<std::result::Result<Vec<Value>, Failure>>()?;
             let said = answer(self.post(&url, "application/json", &json!({ "files": asked }))?)?;
             for file in files {
                 let find = |v: &&Value| v["path"] == file.name.as_str();
                 let way = said["files"].as_array().and_then(|all| all.iter().find(find));
-                let way = way.ok_or_else(|| Failure::Other(format!("the hub does not say how it wants {}", file.name)))?;
+                let way = way.ok_or_else(|| {
+                    Failure::Other(format!("the hub does not say how it wants {}", file.name))
+                })?;
                 ways.push(Way {
                     // Storage takes no empty files.
                     large: way["uploadMode"] == "lfs" && file.size > 0,
@@ -204,9 +212,11 @@ impl Hub {
                     // Numbers are padded with zeros to one length.
                     let part = fields.as_object().into_iter().flatten().find(|(k, _)| k.parse() == Ok(n));
                     let to = part.and_then(|(_, v)| v.as_str());
-                    let to = to.ok_or_else(|| Failure::Other(format!("storage names no place for part {n}")))?;
+                    let to =
+                        to.ok_or_else(|| Failure::Other(format!("storage names no place for part {n}")))?;
                     let etag = header(&self.put(to, file, from, size.min(file.size - from))?, "etag");
-                    let etag = etag.ok_or_else(|| Failure::Other(format!("storage gives no etag for part {n}")))?;
+                    let etag =
+                        etag.ok_or_else(|| Failure::Other(format!("storage gives no etag for part {n}")))?;
                     parts.push(json!({"partNumber": n, "etag": etag}));
                 }
                 answer(self.post(href, LFS, &json!({"oid": hash, "parts": parts}))?)?;
@@ -241,7 +251,12 @@ impl Hub {
         answer(self.wire.send("POST", &url, None, &Payload::Text("application/x-ndjson", body.as_bytes()))?)
     }
 
-    fn post(&self, url: &str, kind: &'static str, body: &Value) -> std::result::Result<Response<Body>, Failure> {
+    fn post(
+        &self,
+        url: &str,
+        kind: &'static str,
+        body: &Value,
+    ) -> std::result::Result<Response<Body>, Failure> {
         self.wire.send("POST", url, None, &Payload::Text(kind, body.to_string().as_bytes()))
     }
 }
@@ -275,9 +290,12 @@ fn refused(response: Response<Body>) -> Failure {
     let status = response.status().as_u16();
     let text = body_of(response).unwrap_or_default();
     let said = serde_json::from_str::<Value>(&text).ok().and_then(|v| v["error"].as_str().map(String::from));
-    let said = said.map(|s| format!(" (\"{}\")", s.chars().take(300).collect::<String>())).unwrap_or_default();
+    let said =
+        said.map(|s| format!(" (\"{}\")", s.chars().take(300).collect::<String>())).unwrap_or_default();
     Failure::Other(match status {
-        401 => format!("the token is not valid{said}; set HF_TOKEN to one that may write (hf.co/settings/tokens)"),
+        401 => format!(
+            "the token is not valid{said}; set HF_TOKEN to one that may write (hf.co/settings/tokens)"
+        ),
         403 => format!(
             "the token may not write here{said}; use one with write access to this owner's repositories, or another owner"
         ),

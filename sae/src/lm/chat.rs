@@ -191,7 +191,8 @@ mod tests {
 
     #[test]
     fn what_a_template_refuses_is_the_error() {
-        let e = render("{{ raise_exception('no systems here') }}", json!([{"role": "system", "content": ""}]));
+        let e =
+            render("{{ raise_exception('no systems here') }}", json!([{"role": "system", "content": ""}]));
         assert!(e.unwrap_err().contains("no systems here"));
         assert!(ChatTemplate::new("{% for %}", Map::new()).err().unwrap().contains("line 1"));
     }

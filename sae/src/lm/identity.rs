@@ -96,7 +96,8 @@ impl Room {
         let free = line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024;
         let group = Path::new("/sys/fs/cgroup");
         let number = |name: &str| read(group.join(name))?.trim().parse::<u64>().ok();
-        let limited = number("memory.max").zip(number("memory.current")).map(|(max, now)| max.saturating_sub(now));
+        let limited =
+            number("memory.max").zip(number("memory.current")).map(|(max, now)| max.saturating_sub(now));
         Some(match limited.filter(|n| *n < free) {
             Some(free) => Self { free, of: "this control group's limit" },
             None => Self { free, of: "this machine" },

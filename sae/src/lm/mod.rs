@@ -17,12 +17,12 @@ pub(crate) mod rotary;
 pub mod tokenizer;
 pub mod weights;
 
-pub use chat::ChatTemplate;
 pub use architecture::{Architecture, Positions, Rotary, RotaryScaling};
+pub use chat::ChatTemplate;
 pub use forward::Tokens;
 pub use gguf::{Gguf, GgufWeights};
-pub use identity::commit_of;
 pub use hooks::{Edit, EditFn, Output, Run};
+pub use identity::commit_of;
 pub use model::Lm;
 pub use tokenizer::{SpecialIds, Tokenizer};
 pub use weights::{HfDirectory, WeightSource};

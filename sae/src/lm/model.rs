@@ -129,7 +129,9 @@ fn check_room(arch: &Architecture, dtype: DTypeName, path: &Path, room: &Room) -
     }
     let gib = |n: u64| n as f64 / f64::from(1 << 30);
     let half = match dtype {
-        DTypeName::F32 => format!("; with model.dtype = \"bfloat16\" it takes {:.1} GiB", gib(bytes - stored / 2)),
+        DTypeName::F32 => {
+            format!("; with model.dtype = \"bfloat16\" it takes {:.1} GiB", gib(bytes - stored / 2))
+        }
         _ => String::new(),
     };
     Err(Error::Unsupported {

@@ -120,11 +120,11 @@ impl Tokenizer {
                 ));
             }
         };
-        let messages: Value =
-            serde_json::from_str(messages).map_err(|e| Error::Data { what: format!("a chat is no JSON: {e}") })?;
-        template
-            .render(&messages, add_generation_prompt)
-            .map_err(|what| Error::Data { what: format!("a chat was refused by the template of {}: {what}", self.path.display()) })
+        let messages: Value = serde_json::from_str(messages)
+            .map_err(|e| Error::Data { what: format!("a chat is no JSON: {e}") })?;
+        template.render(&messages, add_generation_prompt).map_err(|what| Error::Data {
+            what: format!("a chat was refused by the template of {}: {what}", self.path.display()),
+        })
     }
 
     /// Builds from the text of a `tokenizer.json`; `ids` answers bos, eos and pad as far as known.

@@ -90,8 +90,11 @@ pub fn prepare_upload(job: &UploadJob, hub: &Rc<Hub>, registry: &Registry) -> Re
     let card = card::text(&loaded, conversion.format, about);
     write(&dir.path().join(README), &card)?;
     if let Some(Value::Object(model)) = loaded.extras.get("model") {
-        let model: Map<String, Value> =
-            model.iter().filter(|(k, _)| LM_KEYS.contains(&k.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect();
+        let model: Map<String, Value> = model
+            .iter()
+            .filter(|(k, _)| LM_KEYS.contains(&k.as_str()))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
         let text = serde_json::to_string_pretty(&model).unwrap_or_default();
         write(&dir.path().join(LM_CONFIG), &text)?;
     }

@@ -100,8 +100,12 @@ impl DatasetSettings {
         };
         let remote =
             Remote { name: given.clone(), config: self.config.clone(), revision: self.revision.clone() };
-        open_remote(&hub, &remote, &options)
-            .map_err(|e| Error::setting(key, format!("{given:?} is no file or folder here, so it was looked for on the hub; {e}")))
+        open_remote(&hub, &remote, &options).map_err(|e| {
+            Error::setting(
+                key,
+                format!("{given:?} is no file or folder here, so it was looked for on the hub; {e}"),
+            )
+        })
     }
 }
 

@@ -43,7 +43,9 @@ impl Server {
 
     /// Names of the files of which content was asked for.
     fn fetched(&self) -> Vec<String> {
-        let name = |a: &Asked| Some(a.line.strip_prefix("GET /datasets/org/data/resolve/")?.split(' ').next()?.to_string());
+        let name = |a: &Asked| {
+            Some(a.line.strip_prefix("GET /datasets/org/data/resolve/")?.split(' ').next()?.to_string())
+        };
         let name = |a: &Asked| Some(name(a)?.split_once('/')?.1.to_string());
         self.stub.asked().iter().filter_map(name).collect()
     }
@@ -83,10 +85,15 @@ fn answer(asked: &Asked, files: &Files, (main, most): (&'static str, usize)) -> 
         Some((revision.to_string(), name.to_string()))
     };
     let Some((revision, name)) = split(rest) else { return missing("EntryNotFound") };
-    let (Some(body), Some(sha)) = (has(&revision, &name), commit(&revision)) else { return missing("EntryNotFound") };
+    let (Some(body), Some(sha)) = (has(&revision, &name), commit(&revision)) else {
+        return missing("EntryNotFound");
+    };
     let etag: String = sha2::Sha256::digest(body).iter().map(|b| format!("{b:02x}")).collect();
     let head = format!("etag: \"{etag}\"\r\nx-repo-commit: {sha}\r\n");
-    let from = asked.headers.get("range").and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+    let from = asked
+        .headers
+        .get("range")
+        .and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
     match from {
         Some(from) => {
             let range = format!("{head}content-range: bytes {from}-{}/{}\r\n", body.len() - 1, body.len());
@@ -135,7 +142,11 @@ fn files_are_fetched_one_after_the_other_and_the_next_one_early() {
         thread::sleep(Duration::from_millis(5));
     }
     let train = |i: usize| format!("data/train-0000{i}-of-00003.jsonl");
-    assert_eq!(server.fetched()[1..], [train(0), train(1)], "the next file and no more is fetched while one is read");
+    assert_eq!(
+        server.fetched()[1..],
+        [train(0), train(1)],
+        "the next file and no more is fetched while one is read"
+    );
     assert_eq!(source.read(2, 9).unwrap(), ["c"]);
     assert_eq!(source.records().unwrap(), 6);
     assert_eq!(source.read(3, 9).unwrap(), ["d", "e", "f"]);
@@ -200,7 +211,11 @@ fn files_of_other_kinds_are_read_from_the_hubs_conversion() {
     let (server, cache) = (Server::start(files), tempfile::tempdir().unwrap());
     let source = open(&settings(), server.hub(cache.path())).unwrap();
     assert_eq!(source.records().unwrap(), 23);
-    assert!(server.fetched().iter().all(|f| f == "default/partial-train/0000.parquet"), "{:?}", server.fetched());
+    assert!(
+        server.fetched().iter().all(|f| f == "default/partial-train/0000.parquet"),
+        "{:?}",
+        server.fetched()
+    );
     let refs = cache.path().join("datasets--org--data/refs/refs/convert/parquet");
     assert_eq!(fs::read_to_string(refs).unwrap(), COMMIT);
 }
@@ -208,7 +223,8 @@ fn files_of_other_kinds_are_read_from_the_hubs_conversion() {
 #[cfg(not(feature = "parquet"))]
 #[test]
 fn files_that_this_build_does_not_read_say_which_build_does() {
-    let files = BTreeMap::from([((COMMIT, "data/train-00000-of-00001.parquet".to_string()), b"PAR1".to_vec())]);
+    let files =
+        BTreeMap::from([((COMMIT, "data/train-00000-of-00001.parquet".to_string()), b"PAR1".to_vec())]);
     let (server, cache) = (Server::start(files), tempfile::tempdir().unwrap());
     let e = open(&settings(), server.hub(cache.path())).err().unwrap().to_string();
     assert!(e.contains("train-00000-of-00001.parquet") && e.contains("--features parquet"), "{e}");
@@ -237,7 +253,8 @@ fn stream(s: &DatasetSettings, hub: Hub, repeat: bool, seed: Option<u64>) -> Tok
     let source = Arc::new(open(s, hub).unwrap());
     let reader =
         ContextReader::new(source, Arc::new(Letters), policy, Order { repeat, shuffle_seed: seed }).unwrap();
-    TokenStream::new(vec![WeightedSource { name: "words".into(), weight: 1.0, reader: reader.into() }], 1, 1).unwrap()
+    TokenStream::new(vec![WeightedSource { name: "words".into(), weight: 1.0, reader: reader.into() }], 1, 1)
+        .unwrap()
 }
 
 #[test]

@@ -170,15 +170,24 @@ fn large_files_go_to_storage_and_one_commit_names_everything() {
     assert_eq!(done.files.iter().map(|f| f.2).collect::<Vec<_>>(), [Sent::Inside, Sent::Stored]);
     let asked = server.stub.asked();
     let create = asked[0].json();
-    assert_eq!((&create["organization"], &create["name"], &create["private"]), (&json!("me"), &json!("saes"), &json!(true)));
+    assert_eq!(
+        (&create["organization"], &create["name"], &create["private"]),
+        (&json!("me"), &json!("saes"), &json!(true))
+    );
     let sample = &asked[1].json()["files"][0];
-    assert_eq!((&sample["path"], &sample["size"], &sample["sample"]), (&json!("layer5/config.json"), &json!(2), &json!("e30=")));
+    assert_eq!(
+        (&sample["path"], &sample["size"], &sample["sample"]),
+        (&json!("layer5/config.json"), &json!(2), &json!("e30="))
+    );
     let commit = asked.last().unwrap();
     assert_eq!(commit.headers["content-type"], "application/x-ndjson");
     let lines: Vec<Value> =
         String::from_utf8_lossy(&commit.body).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert_eq!(lines[0]["value"]["summary"], "a dictionary");
-    assert_eq!(lines[1], json!({"key": "file", "value": {"path": "layer5/config.json", "encoding": "base64", "content": "e30="}}));
+    assert_eq!(
+        lines[1],
+        json!({"key": "file", "value": {"path": "layer5/config.json", "encoding": "base64", "content": "e30="}})
+    );
     assert_eq!((&lines[2]["key"], &lines[2]["value"]["size"]), (&json!("lfsFile"), &json!(250_000)));
     assert!(asked.iter().all(|a| a.headers["authorization"] == "Bearer secret"));
 }
@@ -187,12 +196,16 @@ fn large_files_go_to_storage_and_one_commit_names_everything() {
 fn what_storage_has_is_not_sent_again_and_an_unchanged_repository_gets_no_commit() {
     let dir = tempfile::tempdir().unwrap();
     // Everything was stored, then the commit failed.
-    let mut state = State { trouble: Some(("/commit/", 409, "{\"error\":\"moved\"}", 1)), ..State::default() };
+    let mut state =
+        State { trouble: Some(("/commit/", 409, "{\"error\":\"moved\"}", 1)), ..State::default() };
     state.chunk = Some(100_000);
     let server = Hubs::start(state);
     let e = server.hub().upload(&upload(dir.path())).unwrap_err().to_string();
     assert!(e.contains("moved") && e.contains("run the same command again"), "{e}");
-    assert_eq!(server.state.lock().unwrap().parts.iter().map(Vec::len).collect::<Vec<_>>(), [100_000, 100_000, 50_000]);
+    assert_eq!(
+        server.state.lock().unwrap().parts.iter().map(Vec::len).collect::<Vec<_>>(),
+        [100_000, 100_000, 50_000]
+    );
     let before = server.lines().len();
     let done = server.hub().upload(&upload(dir.path())).unwrap();
     assert_eq!(done.files[1].2, Sent::Known);
@@ -230,7 +243,8 @@ fn without_a_token_or_the_network_nothing_is_asked() {
     let dir = tempfile::tempdir().unwrap();
     let server = Hubs::start(State::default());
     let cache = Path::new("/nonexistent");
-    let e = Hub::new(&server.stub.url, cache, None, false).upload(&upload(dir.path())).unwrap_err().to_string();
+    let e =
+        Hub::new(&server.stub.url, cache, None, false).upload(&upload(dir.path())).unwrap_err().to_string();
     assert!(e.contains("HF_TOKEN"), "{e}");
     let e = server.hub().offline().upload(&upload(dir.path())).unwrap_err().to_string();
     assert!(e.contains("HF_HUB_OFFLINE"), "{e}");
@@ -259,7 +273,10 @@ fn a_dictionary_is_prepared_with_its_page_and_opened_again_from_what_was_sent() 
     let own = prepare_upload(&job(Format::Own, "gpt2/layer5"), &hub, &registry).unwrap();
     assert!(server.lines().is_empty(), "preparing asks nothing");
     let names: Vec<&str> = own.upload.files.iter().map(|f| f.name.as_str()).collect();
-    assert_eq!(names, ["gpt2/layer5/README.md", "gpt2/layer5/config.json", "gpt2/layer5/sae_weights.safetensors"]);
+    assert_eq!(
+        names,
+        ["gpt2/layer5/README.md", "gpt2/layer5/config.json", "gpt2/layer5/sae_weights.safetensors"]
+    );
     assert_eq!(own.upload.message, "Upload pretrained sparse dictionary gpt2/layer5");
     for said in [
         "---\nlicense: mit\n",

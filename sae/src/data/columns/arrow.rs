@@ -141,7 +141,8 @@ fn column(schema: &Schema, content: &Content) -> Result<usize, String> {
 /// A value as JSON: lists, structures, text, truth and the usual numbers, which is what messages are made of.
 fn json_of(array: &dyn Array, i: usize) -> Result<Value, String> {
     let any = array.as_any();
-    let list = |values: &dyn Array| (0..values.len()).map(|i| json_of(values, i)).collect::<Result<Value, _>>();
+    let list =
+        |values: &dyn Array| (0..values.len()).map(|i| json_of(values, i)).collect::<Result<Value, _>>();
     if array.is_null(i) {
         Ok(Value::Null)
     } else if let Some(a) = any.downcast_ref::<StringArray>() {
@@ -155,7 +156,8 @@ fn json_of(array: &dyn Array, i: usize) -> Result<Value, String> {
     } else if let Some(a) = any.downcast_ref::<LargeListArray>() {
         list(&a.value(i))
     } else if let Some(a) = any.downcast_ref::<StructArray>() {
-        let field = |(name, column): (&str, &arrow_array::ArrayRef)| Ok((name.to_string(), json_of(column, i)?));
+        let field =
+            |(name, column): (&str, &arrow_array::ArrayRef)| Ok((name.to_string(), json_of(column, i)?));
         let fields = a.column_names().into_iter().zip(a.columns()).map(field);
         Ok(Value::Object(fields.collect::<Result<_, String>>()?))
     } else if let Some(a) = any.downcast_ref::<BooleanArray>() {

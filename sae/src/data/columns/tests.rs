@@ -67,7 +67,8 @@ fn chats_in_columns_are_lists_of_messages() {
         let found = rows(&columns, 0..columns.records());
         assert_eq!(found.len(), 7, "{name}");
         assert_eq!(rows(&columns, 5..6), found[5..6], "{name}");
-        let expected = r#"[{"role":"user","content":"question 1 é"},{"role":"assistant","content":"answer 1"}]"#;
+        let expected =
+            r#"[{"role":"user","content":"question 1 é"},{"role":"assistant","content":"answer 1"}]"#;
         assert_eq!((found[1].as_str(), found[3].as_str()), (expected, ""), "{name}");
         let e = Columns::open(file(name), &Content::Messages("chat".into())).err().unwrap().to_string();
         assert!(e.contains("messages_field") && e.contains("one of messages"), "{e}");

@@ -180,7 +180,9 @@ pub fn read_clt(place: &Place) -> Result<Reading> {
 
 /// Hook points read and written by the `n` files of a folder.
 fn multi_layer_hooks(place: &Place, n: usize) -> Result<(Vec<String>, Vec<String>)> {
-    let all = |layers: &[usize], name: &str| layers.iter().map(|l| format!("blocks.{l}.{name}")).collect::<Vec<_>>();
+    let all = |layers: &[usize], name: &str| {
+        layers.iter().map(|l| format!("blocks.{l}.{name}")).collect::<Vec<_>>()
+    };
     if !place.text.contains("crosscoder") {
         let layers: Vec<usize> = (0..n).collect();
         return Ok((all(&layers, "mlp.hook_in"), all(&layers, "hook_mlp_out")));

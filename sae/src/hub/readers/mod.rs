@@ -91,7 +91,9 @@ fn folder(place: &Place) -> Result<Reading> {
         temporal::read_conf(place)
     } else if list.iter().any(clt) {
         circuit_tracer::read_clt(place)
-    } else if (place.text.contains("clt") || place.text.contains("crosscoder")) && list.iter().any(|f| f.ends_with(".safetensors")) {
+    } else if (place.text.contains("clt") || place.text.contains("crosscoder"))
+        && list.iter().any(|f| f.ends_with(".safetensors"))
+    {
         gemma_scope::read_clt(place)
     } else if list.iter().any(layer) {
         Err(place
