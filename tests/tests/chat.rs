@@ -70,7 +70,10 @@ fn reader(dir: &Path, tokenizer: Tokenizer, text: &str) -> ContextReader {
     let path = dir.join("chats.jsonl");
     fs::write(&path, text).unwrap();
     let options = TextOptions { content: Content::Messages("messages".into()), ..TextOptions::default() };
-    let source = Arc::new(TextSource::open(&path, &options).unwrap());
+    reader_of(Arc::new(TextSource::open(&path, &options).unwrap()), tokenizer)
+}
+
+fn reader_of(source: Arc<TextSource>, tokenizer: Tokenizer) -> ContextReader {
     let policy = TokenPolicy {
         context_size: Some(12),
         max_length: 12,
@@ -96,6 +99,20 @@ fn a_file_of_chats_becomes_contexts_with_one_bos() {
     );
     let contexts = reader(dir.path(), tokenizer, text).take(9).unwrap();
     assert_eq!(contexts, [vec![0, 2, 4, 5, 3, 6, 1], vec![0, 2, 7, 1]]);
+}
+
+#[test]
+fn a_file_of_token_ids_needs_no_text() {
+    let (dir, tokens) = tokenizer(None);
+    let path = dir.path().join("ids.jsonl");
+    fs::write(&path, "{\"input_ids\": [0, 5, 6, 1]}\n{\"input_ids\": [7]}\n").unwrap();
+    let options = TextOptions { content: Content::Tokens("input_ids".into()), ..TextOptions::default() };
+    let source = |path: &Path| Arc::new(TextSource::open(path, &options).unwrap());
+    assert_eq!(reader_of(source(&path), tokens).take(9).unwrap(), [vec![0, 5, 6, 1], vec![0, 7]]);
+    let (_other, tokens) = tokenizer(None);
+    fs::write(&path, "{\"input_ids\": [\"a\"]}\n").unwrap();
+    let e = reader_of(source(&path), tokens).take(1).unwrap_err().to_string();
+    assert!(e.contains("input_ids") && e.contains("no token ids"), "{e}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! One text source as a sequence of contexts. Its place in the text is three numbers; going there costs one record, not
 //! the way to it. Records are tokenised some way ahead, in parallel.
 
-use super::{Overflow, TextSource, TokenPolicy, random};
+use super::{Content, Overflow, TextSource, TokenPolicy, random};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -204,11 +204,15 @@ impl ContextReader {
 
     /// Text tokens of a record: no BOS (contexts get theirs), and EOS only where it separates packed records.
     fn tokens(&self, text: &str) -> Result<Vec<u32>> {
-        let mut ids = match self.source.is_chat() {
-            // A row without a chat.
-            true if text.is_empty() => Vec::new(),
-            true => self.tokenizer.encode_chat(text)?,
-            false => self.tokenizer.encode(text)?,
+        let mut ids = match self.source.content() {
+            Content::Text(_) => self.tokenizer.encode(text)?,
+            // A row without a list.
+            _ if text.is_empty() => Vec::new(),
+            Content::Messages(_) => self.tokenizer.encode_chat(text)?,
+            Content::Tokens(field) => serde_json::from_str(text).map_err(|e| {
+                let what = format!("{field} of {} holds no token ids: {e}", self.source.path().display());
+                Error::Data { what }
+            })?,
         };
         if self.policy.bos.is_some() && ids.first().copied() == self.policy.bos {
             ids.remove(0);

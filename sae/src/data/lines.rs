@@ -104,7 +104,10 @@ impl Lines {
                 record::text_field(&text, field).map_err(|what| self.bad(start, what))
             }
             (Kind::Jsonl, Content::Messages(field)) => {
-                record::messages_field(&text, field).map_err(|what| self.bad(start, what))
+                record::list_field(&text, field, "messages_field").map_err(|what| self.bad(start, what))
+            }
+            (Kind::Jsonl, Content::Tokens(field)) => {
+                record::list_field(&text, field, "tokens_field").map_err(|what| self.bad(start, what))
             }
             (Kind::Text(SampleBy::Paragraph), _) => Ok(text.trim_end().into()),
             (Kind::Text(_), _) => Ok(text),

@@ -1,4 +1,4 @@
-//! One text field out of one JSON record, without building the rest of the record in memory; or its field of messages.
+//! One text field out of one JSON record, without building the rest of the record in memory; or a list of it.
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Value, error::Category};
@@ -18,16 +18,16 @@ pub fn text_field(json: &str, field: &str) -> Result<String, String> {
     })
 }
 
-/// The list under `field` of the JSON object `json`, as JSON.
-pub fn messages_field(json: &str, field: &str) -> Result<String, String> {
+/// The list under `field` of the JSON object `json`, as JSON; `key` is the setting that names the field.
+pub fn list_field(json: &str, field: &str, key: &str) -> Result<String, String> {
     let record: Value = serde_json::from_str(json).map_err(|e| format!("not JSON: {e}"))?;
     match record.get(field) {
         Some(list @ Value::Array(_)) => Ok(list.to_string()),
-        Some(_) => Err(format!("{field:?} is no list of messages")),
+        Some(_) => Err(format!("{field:?} is no list")),
         None => {
             let others = record.as_object().map(|r| r.keys().cloned().collect::<Vec<_>>().join(", "));
             Err(format!(
-                "no field {field:?} (the record has {}); set messages_field to the one that holds the messages",
+                "no field {field:?} (the record has {}); set {key} to the one that holds it",
                 others.unwrap_or_else(|| "none".into())
             ))
         }

@@ -37,13 +37,15 @@ pub enum Content {
     Text(String),
     /// The list of messages in this one, as JSON.
     Messages(String),
+    /// The list of token ids in this one, as JSON.
+    Tokens(String),
 }
 
 impl Content {
     /// The field or column.
     pub fn field(&self) -> &str {
         match self {
-            Self::Text(field) | Self::Messages(field) => field,
+            Self::Text(field) | Self::Messages(field) | Self::Tokens(field) => field,
         }
     }
 }
@@ -184,9 +186,9 @@ impl TextSource {
         &self.path
     }
 
-    /// Whether records are chats.
-    pub fn is_chat(&self) -> bool {
-        matches!(self.options.content, Content::Messages(_))
+    /// What records give.
+    pub fn content(&self) -> &Content {
+        &self.options.content
     }
 
     /// What names the version of text that is elsewhere.
@@ -293,8 +295,9 @@ impl Indexed {
             return Ok(Self::Columns(Columns::open(path, &options.content)?));
         }
         let kind = Kind::of(&path, options.sample_by).unwrap_or(Kind::Text(options.sample_by));
-        if let (Kind::Text(_), Content::Messages(_)) = (kind, &options.content) {
-            let what = "is plain text, which holds no messages; chats are read from .jsonl, .parquet and .arrow files";
+        if let (Kind::Text(_), Content::Messages(_) | Content::Tokens(_)) = (kind, &options.content) {
+            let what =
+                "is plain text; messages and token ids are read from .jsonl, .parquet and .arrow files";
             return Err(Error::format(path, what));
         }
         Ok(Self::Lines(Lines::open(path, kind)?))

@@ -35,6 +35,10 @@ pub struct DatasetSettings {
     /// template makes it one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages_field: Option<String>,
+    /// Ours: field or column that holds token ids instead of text, as tokenised data sets have them (`input_ids`). They have to be
+    /// those of the model's own tokenizer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_field: Option<String>,
     /// Ours: what one record of a `.txt` file is.
     pub sample_by: SampleBy,
 }
@@ -51,6 +55,7 @@ impl Default for DatasetSettings {
             revision: "main".into(),
             text_field: "text".into(),
             messages_field: None,
+            tokens_field: None,
             sample_by: options.sample_by,
         }
     }
@@ -78,9 +83,17 @@ impl DatasetSettings {
     pub fn open_with(&self, name: &str, hub: impl FnOnce() -> Hub) -> Result<TextSource> {
         let given = &self.dataset_name_or_path;
         let path = Path::new(given);
-        let content = match &self.messages_field {
-            Some(field) => Content::Messages(field.clone()),
-            None => Content::Text(self.text_field.clone()),
+        let content = match (&self.messages_field, &self.tokens_field) {
+            (Some(_), Some(_)) => {
+                let key = format!("datasets.{name:?}.tokens_field");
+                return Err(Error::setting(
+                    key,
+                    "leave it or messages_field out: records are chats or token ids",
+                ));
+            }
+            (Some(field), None) => Content::Messages(field.clone()),
+            (None, Some(field)) => Content::Tokens(field.clone()),
+            (None, None) => Content::Text(self.text_field.clone()),
         };
         let options = TextOptions { content, sample_by: self.sample_by, split: self.split.clone() };
         if path.exists() {

@@ -4,7 +4,7 @@
 use super::{super::text::Content, no_column};
 use arrow_array::{
     Array, BooleanArray, Float64Array, Int32Array, Int64Array, LargeListArray, LargeStringArray, ListArray,
-    RecordBatch, StringArray, StringViewArray, StructArray,
+    RecordBatch, StringArray, StringViewArray, StructArray, UInt16Array, UInt32Array,
 };
 use arrow_buffer::Buffer;
 use arrow_ipc::{MessageHeader, convert::try_fb_to_schema, reader::StreamDecoder, root_as_message};
@@ -81,7 +81,7 @@ pub fn read(path: &Path, content: &Content, index: &Index, b: usize) -> Result<V
     let at = column(&batch.schema(), content)?;
     match content {
         Content::Text(_) => texts(&batch, at).ok_or_else(|| no_column(content, &[])),
-        Content::Messages(_) => {
+        Content::Messages(_) | Content::Tokens(_) => {
             let column = batch.column(at).as_ref();
             let chat = |row| match json_of(column, row)? {
                 Value::Null => Ok(String::new()),
@@ -131,14 +131,14 @@ fn starts_with_magic(file: &File) -> bool {
 fn column(schema: &Schema, content: &Content) -> Result<usize, String> {
     let fits = |t: &DataType| match content {
         Content::Text(_) => matches!(t, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View),
-        Content::Messages(_) => matches!(t, DataType::List(_) | DataType::LargeList(_)),
+        Content::Messages(_) | Content::Tokens(_) => matches!(t, DataType::List(_) | DataType::LargeList(_)),
     };
     let found = schema.fields().iter().position(|f| f.name() == content.field() && fits(f.data_type()));
     let names = || schema.fields().iter().filter(|f| fits(f.data_type())).map(|f| f.name().clone());
     found.ok_or_else(|| no_column(content, &names().collect::<Vec<_>>()))
 }
 
-/// A value as JSON: lists, structures, text, truth and the usual numbers, which is what messages are made of.
+/// A value as JSON: lists, structures, text, truth and the usual numbers, which is what messages and token ids are made of.
 fn json_of(array: &dyn Array, i: usize) -> Result<Value, String> {
     let any = array.as_any();
     let list =
@@ -166,10 +166,14 @@ fn json_of(array: &dyn Array, i: usize) -> Result<Value, String> {
         Ok(json!(a.value(i)))
     } else if let Some(a) = any.downcast_ref::<Int32Array>() {
         Ok(json!(a.value(i)))
+    } else if let Some(a) = any.downcast_ref::<UInt32Array>() {
+        Ok(json!(a.value(i)))
+    } else if let Some(a) = any.downcast_ref::<UInt16Array>() {
+        Ok(json!(a.value(i)))
     } else if let Some(a) = any.downcast_ref::<Float64Array>() {
         Ok(json!(a.value(i)))
     } else {
-        Err(format!("messages hold values of type {}, which is not read", array.data_type()))
+        Err(format!("a list holds values of type {}, which is not read", array.data_type()))
     }
 }
 

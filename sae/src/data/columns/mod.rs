@@ -1,4 +1,4 @@
-//! The text column of parquet and Arrow files, as the hub's data sets come, or their column of chats. Rows are numbered; what is
+//! The text column of parquet and Arrow files, as the hub's data sets come, or a column of chats or token ids. Rows are numbered; what is
 //! decoded at a time is a chunk of a few thousand of them at most, and the last few chunks of all files together are kept.
 
 mod arrow;
@@ -130,6 +130,7 @@ fn no_column(content: &Content, have: &[String]) -> String {
     let (field, kind, key) = match content {
         Content::Text(field) => (field, "strings", "text_field"),
         Content::Messages(field) => (field, "messages", "messages_field"),
+        Content::Tokens(field) => (field, "token ids", "tokens_field"),
     };
     match have {
         [] => format!("no column {field:?}, and no other column of {kind} either"),

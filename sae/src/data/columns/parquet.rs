@@ -30,7 +30,7 @@ pub fn index(path: &Path, content: &Content) -> Result<Vec<Chunk>, String> {
     let schema = metadata.file_metadata().schema_descr();
     match content {
         Content::Text(_) => drop(column(schema, content)?),
-        Content::Messages(_) => drop(messages(schema, content)?),
+        Content::Messages(_) | Content::Tokens(_) => drop(lists(schema, content)?),
     }
     let mut chunks = Vec::new();
     for group in 0..metadata.num_row_groups() {
@@ -45,8 +45,8 @@ pub fn index(path: &Path, content: &Content) -> Result<Vec<Chunk>, String> {
 pub fn read(path: &Path, content: &Content, chunk: &Chunk) -> Result<Vec<String>, String> {
     let reader = open(path)?;
     let schema = reader.metadata().file_metadata().schema_descr();
-    if let Content::Messages(_) = content {
-        return chats(&reader, messages(schema, content)?, chunk);
+    if !matches!(content, Content::Text(_)) {
+        return as_json(&reader, lists(schema, content)?, chunk);
     }
     let at = column(schema, content)?;
     let group = reader.get_row_group(chunk.group).map_err(says)?;
@@ -83,14 +83,18 @@ fn column(schema: &SchemaDescriptor, content: &Content) -> Result<usize, String>
 }
 
 /// The column of lists of this name.
-fn messages(schema: &SchemaDescriptor, content: &Content) -> Result<TypePtr, String> {
-    let lists = || schema.root_schema().get_fields().iter().filter(|f| f.is_group());
-    let names = || lists().map(|f| f.name().to_string()).collect::<Vec<_>>();
-    lists().find(|f| f.name() == content.field()).cloned().ok_or_else(|| no_column(content, &names()))
+fn lists(schema: &SchemaDescriptor, content: &Content) -> Result<TypePtr, String> {
+    let all = || schema.root_schema().get_fields().iter().filter(|f| f.is_group());
+    let names = || all().map(|f| f.name().to_string()).collect::<Vec<_>>();
+    all().find(|f| f.name() == content.field()).cloned().ok_or_else(|| no_column(content, &names()))
 }
 
-/// The chats of a chunk as JSON.
-fn chats(reader: &SerializedFileReader<File>, column: TypePtr, chunk: &Chunk) -> Result<Vec<String>, String> {
+/// The lists of a chunk as JSON.
+fn as_json(
+    reader: &SerializedFileReader<File>,
+    column: TypePtr,
+    chunk: &Chunk,
+) -> Result<Vec<String>, String> {
     let root = reader.metadata().file_metadata().schema_descr().root_schema().name().to_string();
     let only = types::Type::group_type_builder(&root).with_fields(vec![column]).build().map_err(says)?;
     let group = reader.get_row_group(chunk.group).map_err(says)?;
