@@ -80,7 +80,8 @@ impl Download<'_> {
             return Ok(());
         }
         let mut last = Failure::Network("no attempt was made".into());
-        for attempt in 0..ATTEMPTS {
+        let mut failed = 0;
+        while failed < ATTEMPTS {
             let done = out.metadata().map_err(local)?.len();
             if head.size.is_some_and(|size| done > size) {
                 out.set_len(0).map_err(local)?;
@@ -93,7 +94,8 @@ impl Download<'_> {
                         // An attempt that brought something does not count as one that failed.
                         let now = out.metadata().map_err(local)?.len();
                         if now <= done {
-                            thread::sleep(self.wire.first_wait * 2u32.pow(attempt));
+                            thread::sleep(self.wire.first_wait * 2u32.pow(failed));
+                            failed += 1;
                         }
                         last = failure;
                         continue;

@@ -3,6 +3,8 @@
 //!
 //! Today's date is not among what templates are given: the same chat has to give the same tokens tomorrow. Templates that ask for it
 //! only where it is defined use their fixed one.
+//!
+//! One difference to Python's Jinja is known: a macro called with an undefined argument takes the default of its parameter.
 
 use minijinja::{
     Environment, Error, ErrorKind, Output, State,
@@ -10,6 +12,7 @@ use minijinja::{
     value::{Kwargs, Serde, Value, ValueKind},
 };
 use serde_json::{Map, Value as Json};
+use std::panic::{self, AssertUnwindSafe};
 
 /// Steps of a template before it is taken to run forever.
 const STEPS: u64 = 50_000_000;
@@ -39,7 +42,8 @@ impl ChatTemplate {
             Err(Error::new(ErrorKind::InvalidOperation, what))
         });
         env.add_filter("tojson", to_json);
-        env.add_template_owned(NAME, without_generation_tags(source)).map_err(|e| said(&e))?;
+        let source = without_generation_tags(source);
+        guarded(|| env.add_template_owned(NAME, source).map_err(|e| said(&e)))?;
         Ok(Self { env, tokens })
     }
 
@@ -56,9 +60,17 @@ impl ChatTemplate {
         for absent in ["tools", "documents"] {
             context.insert(absent.into(), Json::Null);
         }
-        let template = self.env.get_template(NAME).map_err(|e| said(&e))?;
-        template.render(Value::from(Serde(&context))).map_err(|e| said(&e))
+        guarded(|| {
+            let template = self.env.get_template(NAME).map_err(|e| said(&e))?;
+            template.render(Value::from(Serde(&context))).map_err(|e| said(&e))
+        })
     }
+}
+
+/// The parser panics on some templates that are none.
+fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let none = |_| Err("is no template: its interpreter gave up on it".into());
+    panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(none)
 }
 
 /// A message under the names templates use.
