@@ -67,7 +67,7 @@ impl ChatTemplate {
     }
 }
 
-/// The parser panics on some templates that are none.
+/// Templates come from others: a mistake of the interpreter must not end a run.
 fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     let none = |_| Err("is no template: its interpreter gave up on it".into());
     panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(none)
@@ -105,7 +105,7 @@ fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(at) = rest.find("{%") {
-        let Some(length) = rest[at..].find("%}") else { break };
+        let Some(length) = rest[at + 2..].find("%}").map(|n| n + 2) else { break };
         let (before, tag) = (&rest[..at], &rest[at + 2..at + length]);
         out.push_str(before);
         let word = tag.trim_matches(|c: char| c == '-' || c == '+' || c.is_whitespace());
@@ -214,6 +214,14 @@ mod tests {
         let forever = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{{ '' }}\
                        {% endfor %}{% endfor %}{% endfor %}";
         assert!(render(forever, json!([{"role": "user", "content": ""}])).is_err());
+    }
+
+    #[test]
+    fn marks_of_generation_change_nothing_and_others_stay() {
+        let source = "a {%- generation -%} b {% endgeneration %}{% set x = 1 %}{{ x }}";
+        let plain = "a {%- if true -%} b {% endif %}{% set x = 1 %}{{ x }}";
+        assert_eq!(without_generation_tags(source), plain);
+        assert_eq!(without_generation_tags("{%} {% x"), "{%} {% x");
     }
 
     #[test]
