@@ -247,7 +247,7 @@ fn the_published_example_is_planned_without_its_device_model_or_data() {
     let w_e = plan.largest.iter().find(|t| t.label == "W_E").unwrap();
     assert_eq!((&w_e.shape[..], w_e.bytes), (&[768, 6144][..], 4 * 768 * 6144));
     assert!(plan.largest.is_sorted_by_key(|t| std::cmp::Reverse(t.bytes)));
-    for part in ["cuda", "EleutherAI/pythia-160m", "Hzfinfdu/SlimPajama-3B"] {
+    for part in ["cuda", "EleutherAI/pythia-160m"] {
         assert!(plan.obstacles.iter().any(|o| o.contains(part)), "{part}: {:?}", plan.obstacles);
     }
 }

@@ -70,10 +70,15 @@ impl DatasetSettings {
         self.open_with(name, Hub::from_env)
     }
 
-    /// Whether what is not on disk under this name is looked for on the hub.
+    /// Whether what is not on disk under this name is looked for on the hub: it could be a repository's name and is none of a file.
     pub fn may_be_on_hub(&self) -> bool {
-        let name = &self.dataset_name_or_path;
-        !self.is_dataset_on_disk && !Path::new(name).is_absolute() && is_repo(&format!("{DATASETS}{name}"))
+        let name = Path::new(&self.dataset_name_or_path);
+        let files = ["txt", "jsonl", "ndjson", "json", "parquet", "arrow", "csv", "gz", "zst"];
+        let is_file = name.extension().and_then(|e| e.to_str()).is_some_and(|e| files.contains(&e));
+        !self.is_dataset_on_disk
+            && !is_file
+            && !name.is_absolute()
+            && is_repo(&format!("{DATASETS}{}", self.dataset_name_or_path))
     }
 
     /// [`DatasetSettings::open`] with a connection of one's own, made only if the name is no path.
@@ -133,9 +138,11 @@ mod tests {
         let e = s.open_with("SlimPajama-3B", nowhere).err().unwrap().to_string();
         assert!(e.contains("datasets.\"SlimPajama-3B\".dataset_name_or_path"), "{e}");
         assert!(e.contains("Hzfinfdu/SlimPajama-3B") && e.contains("HF_HUB_OFFLINE"), "{e}");
-        let s = DatasetSettings { dataset_name_or_path: "a/b/c.jsonl".into(), ..s };
-        let e = s.open_with("c", nowhere).err().unwrap().to_string();
-        assert!(e.contains("does not exist") && e.contains(".jsonl"), "{e}");
+        for name in ["a/b/c", "c.jsonl", "text/c.parquet", "/a"] {
+            let s = DatasetSettings { dataset_name_or_path: name.into(), ..s.clone() };
+            let e = s.open_with("c", nowhere).err().unwrap().to_string();
+            assert!(e.contains("does not exist") && e.contains(".jsonl"), "{e}");
+        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Reading cached activations, one chunk at a time, in safetensors or in pickles that are read without running them: first what its tokens are, then, if asked for, the activations.
+//! Reading cached activations, one chunk at a time, in safetensors or in pickles that are read without running them: first what its
+//! tokens are, then, if asked for, the activations.
 
 use super::{ACTIVATION, EXTENSION, SCALE, position};
 use crate::{
@@ -187,9 +188,8 @@ fn chunks(folder: &Path) -> Result<Vec<((u64, u64), PathBuf)>> {
         let path = entry.map_err(|e| Error::io(folder, e))?.path();
         let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
         let extension = path.extension().map(|e| e.to_string_lossy().into_owned()).unwrap_or_default();
-        match (position(&stem), extension.as_str()) {
-            (Some(at), EXTENSION | "pt") => all.push((at, path)),
-            _ => {}
+        if let (Some(at), EXTENSION | "pt") = (position(&stem), extension.as_str()) {
+            all.push((at, path));
         }
     }
     if all.is_empty() {
