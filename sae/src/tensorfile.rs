@@ -10,6 +10,7 @@ use std::{
     collections::HashMap,
     fs::File,
     io::{self, Read, Write},
+    ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
@@ -83,6 +84,13 @@ impl TensorFile {
         all
     }
 
+    /// All tensors, as they lie in the file.
+    pub fn in_order(&self) -> Vec<TensorInfo> {
+        let mut all = self.list();
+        all.sort_by_key(|t| self.header.info(&t.name).map(|i| i.data_offsets));
+        all
+    }
+
     /// Whether the tensor exists.
     pub fn contains(&self, name: &str) -> bool {
         self.header.info(name).is_some()
@@ -118,6 +126,27 @@ impl TensorFile {
         let (found, values) = self.f32(name)?;
         if found != shape {
             return Err(self.tensor_error(name, format!("has shape {found:?}, expected {shape:?}")));
+        }
+        Ok(values)
+    }
+
+    /// Stretches of a floating-point tensor's elements, one after the other, as f32; only they are read.
+    pub fn f32_runs(&self, name: &str, runs: impl IntoIterator<Item = Range<usize>>) -> Result<Vec<f32>> {
+        let t = self.header.info(name).ok_or_else(|| self.tensor_error(name, "missing".into()))?;
+        let elements: usize = t.shape.iter().product();
+        let width = (t.data_offsets.1 - t.data_offsets.0) / elements.max(1);
+        let (mut values, mut bytes) = (Vec::new(), Vec::new());
+        for run in runs {
+            if run.end > elements {
+                let what = format!("has {elements} elements, {} are needed", run.end);
+                return Err(self.tensor_error(name, what));
+            }
+            bytes.resize(run.len() * width, 0);
+            let at = self.start + (t.data_offsets.0 + run.start * width) as u64;
+            self.file.read_exact_at(&mut bytes, at).map_err(|e| Error::io(&self.path, e))?;
+            let read = to_f32(t.dtype, &bytes);
+            let not_float = || self.tensor_error(name, format!("stored as {:?}, expected a float", t.dtype));
+            values.extend(read.ok_or_else(not_float)?);
         }
         Ok(values)
     }
@@ -291,6 +320,15 @@ fn header(tensors: &[Slot], precision: Precision, metadata: &[(&str, String)]) -
     // The format wants the data aligned to 8 bytes.
     text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
     text
+}
+
+/// Values as they come back from a file of this precision.
+pub(crate) fn rounded(v: f32, precision: Precision) -> f32 {
+    match precision {
+        Precision::F32 => v,
+        Precision::Bf16 => bf16::from_f32(v).to_f32(),
+        Precision::F16 => f16::from_f32(v).to_f32(),
+    }
 }
 
 /// Values in the bytes of a file.

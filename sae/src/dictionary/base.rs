@@ -1,7 +1,7 @@
-//! What every dictionary holds: its settings, the average norms of the activations it was made for, and what selections over
-//! the batch let through.
+//! What every dictionary holds: its settings, the part of it that is this rank's, the average norms of the activations it was made
+//! for, and what selections over the batch let through.
 
-use super::{RunningThresholds, settings::DictionarySettings};
+use super::{RunningThresholds, Share, settings::DictionarySettings};
 use crate::{
     Error, Result,
     parallel::Mesh,
@@ -12,8 +12,10 @@ use std::collections::BTreeMap;
 
 /// Settings and average norms of a dictionary.
 pub struct Base {
-    /// Settings as they will be saved.
+    /// Settings as they will be saved, of the whole dictionary.
     pub settings: DictionarySettings,
+    /// What of it is here.
+    pub share: Share,
     /// Average activation norm by hook point, for dataset-wise normalisation.
     pub norms: BTreeMap<String, f32>,
     /// What selections over the batch let through in training.
@@ -24,9 +26,14 @@ pub struct Base {
 
 impl Base {
     /// No norms are known yet. `layers` select on their own.
-    pub(super) fn new(settings: &DictionarySettings, layers: usize) -> Self {
+    pub(super) fn new(settings: &DictionarySettings, layers: usize, share: Share) -> Self {
         let running = RunningThresholds::of(settings, layers);
-        Self { settings: settings.clone(), norms: BTreeMap::new(), running, mesh: Mesh::solo() }
+        Self { settings: settings.clone(), share, norms: BTreeMap::new(), running, mesh: Mesh::solo() }
+    }
+
+    /// Features here, of each layer.
+    pub(super) fn features(&self) -> usize {
+        self.share.len()
     }
 
     /// What a plan is made for: the settings, but at inference with running thresholds those of a JumpReLU.

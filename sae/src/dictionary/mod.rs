@@ -18,6 +18,8 @@ pub mod normalise;
 mod param;
 mod sae;
 pub mod settings;
+mod shards;
+mod share;
 mod slots;
 mod subspace;
 mod threshold;
@@ -35,6 +37,7 @@ pub use matryoshka::MatryoshkaSettings;
 pub use molt::{MoltSettings, Rank};
 pub use param::{GradientPart, Param, ParamGroup};
 pub use sae::SaeSettings;
+pub use share::{Place, Share};
 pub use threshold::RunningThresholds;
 
 use crate::{Error, Result, training::SparsityLoss};
@@ -118,9 +121,13 @@ pub trait Dictionary: Initialise + Send {
     fn settings(&self) -> &DictionarySettings {
         &self.base().settings
     }
-    /// Number of features.
+    /// Number of features of the whole dictionary.
     fn d_sae(&self) -> usize {
         self.settings().d_sae()
+    }
+    /// What of the whole dictionary is here: its parameters, codes and norms are those of this part.
+    fn share(&self) -> &Share {
+        &self.base().share
     }
     /// Hook points read.
     fn hook_points_in(&self) -> Vec<String> {
@@ -295,8 +302,23 @@ fn no_attention() -> Error {
 
 /// A dictionary of zeros with these settings.
 pub fn build(q: &mut Queue, settings: &DictionarySettings) -> Result<Box<dyn Dictionary>> {
+    build_part(q, settings, Place::WHOLE, Place::WHOLE)
+}
+
+/// The part of a dictionary of zeros that belongs to the rank at these places: among those that divide its features, and among
+/// those that divide its heads.
+///
+/// # Errors
+/// Numbers of ranks that do not divide what they would share.
+pub fn build_part(
+    q: &mut Queue,
+    settings: &DictionarySettings,
+    model: Place,
+    head: Place,
+) -> Result<Box<dyn Dictionary>> {
     settings.validate()?;
-    settings.variant.facts().build(q, settings)
+    let share = Share::of(settings, model, head)?;
+    settings.variant.facts().build(q, settings, share)
 }
 
 /// A power of two, for dividing by numbers that may be 0: `x ↦ min(1, TINY/x)/TINY` is 1/x, and finite at 0.

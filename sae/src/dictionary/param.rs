@@ -1,10 +1,12 @@
-//! Trainable tensors: what they are called and shaped in checkpoints, and where value and gradient are.
+//! Trainable tensors: what they are called and shaped in checkpoints, which part of them this rank holds, and where value and
+//! gradient are.
 
 use crate::{
     Error, Result,
+    parallel::placement::{Cut, part_shape, runs},
     tensorfile::{PIECE, Put, in_pieces},
 };
-use lm_saes_runtime::{Arena, DType, Queue, Tensor, View, ViewMut};
+use lm_saes_runtime::{Arena, DType, Queue, RandomKind, Tensor, View, ViewMut};
 use std::{borrow::Cow, ops::Range};
 
 /// Which optimiser group a parameter belongs to (TRAINING §4).
@@ -20,8 +22,12 @@ pub enum ParamGroup {
 pub struct Param {
     /// Name in the checkpoint.
     pub name: String,
-    /// Shape in the checkpoint.
+    /// Shape in the checkpoint of what this rank holds.
     pub shape: Vec<usize>,
+    /// Shape in the checkpoint of the whole tensor.
+    pub whole: Vec<usize>,
+    /// What of it this rank holds: without cuts all, as every rank does.
+    pub cuts: Vec<Cut>,
     /// Whether the device holds each matrix of the checkpoint's last two axes transposed (`W_E` is `[d, S]` in files, `[S, d]`
     /// here, so that sparse gradients gather contiguous rows). Leading axes are stacked in rows either way.
     pub transposed: bool,
@@ -49,13 +55,24 @@ pub struct GradientPart<'a> {
 }
 
 impl Param {
-    /// Zeros, held as in the checkpoint: the last axis in columns, the others in rows.
-    pub fn zeros(q: &mut Queue, name: &str, shape: &[usize]) -> Result<Self> {
-        let cols = shape.last().copied().unwrap_or(1);
-        let rows = shape.iter().rev().skip(1).product();
+    /// Zeros, held as in the checkpoint: the last axis in columns, the others in rows. `cuts` of the tensor of shape `whole` are
+    /// this rank's.
+    pub fn zeros(q: &mut Queue, name: &str, whole: &[usize], cuts: Vec<Cut>) -> Result<Self> {
+        Self::held(q, name, whole, cuts, false)
+    }
+
+    fn held(q: &mut Queue, name: &str, whole: &[usize], cuts: Vec<Cut>, transposed: bool) -> Result<Self> {
+        let shape = part_shape(whole, &cuts);
+        let mut held = shape.clone();
+        if transposed {
+            let n = held.len();
+            held.swap(n - 1, n - 2);
+        }
+        let cols = held.last().copied().unwrap_or(1);
+        let rows = held.iter().rev().skip(1).product();
         let (value, group) = (q.zeros(rows, cols, DType::F32)?, ParamGroup::Others);
-        let (name, shape) = (name.into(), shape.into());
-        Ok(Self { name, shape, transposed: false, of_heads: false, group, value, grad: None })
+        let (name, whole) = (name.into(), whole.into());
+        Ok(Self { name, shape, whole, cuts, transposed, of_heads: false, group, value, grad: None })
     }
 
     /// The same, its first axis counting heads that a file may have fewer of.
@@ -63,25 +80,61 @@ impl Param {
         Self { of_heads: true, ..self }
     }
 
-    /// Zeros, each matrix of the last two axes of `shape` held transposed.
-    pub fn transposed(q: &mut Queue, name: &str, shape: &[usize]) -> Result<Self> {
-        let mut held = shape.to_vec();
-        let n = held.len();
-        held.swap(n - 1, n - 2);
-        let p = Self::zeros(q, name, &held)?;
-        Ok(Self { shape: shape.into(), transposed: true, ..p })
+    /// Zeros, each matrix of the last two axes of `whole` held transposed.
+    pub fn transposed(q: &mut Queue, name: &str, whole: &[usize], cuts: Vec<Cut>) -> Result<Self> {
+        Self::held(q, name, whole, cuts, true)
     }
 
     /// JumpReLU log-thresholds.
-    pub fn thresholds(q: &mut Queue, shape: &[usize]) -> Result<Self> {
-        let p = Self::zeros(q, "activation_function.log_jumprelu_threshold", shape)?;
+    pub fn thresholds(q: &mut Queue, whole: &[usize], cuts: Vec<Cut>) -> Result<Self> {
+        let p = Self::zeros(q, "activation_function.log_jumprelu_threshold", whole, cuts)?;
         Ok(Self { group: ParamGroup::Thresholds, ..p })
     }
 
     /// JumpReLU thresholds themselves.
-    pub fn direct_thresholds(q: &mut Queue, shape: &[usize]) -> Result<Self> {
-        let p = Self::zeros(q, "activation_function.jumprelu_threshold", shape)?;
+    pub fn direct_thresholds(q: &mut Queue, whole: &[usize], cuts: Vec<Cut>) -> Result<Self> {
+        let p = Self::zeros(q, "activation_function.jumprelu_threshold", whole, cuts)?;
         Ok(Self { group: ParamGroup::Thresholds, ..p })
+    }
+
+    /// Whole shape and cuts in the order values are held.
+    pub fn held_placement(&self) -> (Vec<usize>, Vec<Cut>) {
+        let (mut whole, mut cuts, n) = (self.whole.clone(), self.cuts.clone(), self.whole.len());
+        if self.transposed {
+            whole.swap(n - 1, n - 2);
+            for cut in cuts.iter_mut().filter(|c| c.axis + 2 >= n) {
+                cut.axis = 2 * n - 3 - cut.axis;
+            }
+        }
+        (whole, cuts)
+    }
+
+    /// Random values: those that the whole tensor, as held, would get from the random stream at `offset`, whatever part is here.
+    pub fn random(
+        &mut self,
+        q: &mut Queue,
+        kind: RandomKind,
+        range: (f32, f32),
+        seed: u64,
+        offset: u64,
+    ) -> Result<()> {
+        let (whole, cuts) = self.held_placement();
+        let (cols, mut row) = (self.value.cols().max(1), 0);
+        for run in runs(&whole, &cuts) {
+            let rows = row..row + run.len() / cols;
+            if rows.len() * cols != run.len() {
+                let what = format!("{}: a cut through rows has no random stream", self.name);
+                return Err(Error::Data { what });
+            }
+            row = rows.end;
+            q.random(kind, range, seed, offset + run.start as u64, self.value.rows_mut(rows))?;
+        }
+        Ok(())
+    }
+
+    /// Number of values of the whole tensor.
+    pub fn whole_len(&self) -> usize {
+        self.whole.iter().product()
     }
 
     /// Whether these are logarithms of thresholds.
@@ -133,21 +186,29 @@ impl Param {
         Ok(())
     }
 
-    /// Values of a file in which the tensor has `shape`, one head standing for several where it has fewer; `None` when the
+    /// The whole tensor of a file in which it has `shape`, one head standing for several where it has fewer; `None` when the
     /// shape does not fit.
     pub fn expanded(&self, shape: &[usize], values: Vec<f32>) -> Option<Vec<f32>> {
-        if shape == self.shape {
+        if shape == self.whole {
             return Some(values);
         }
         let fewer = self.of_heads
-            && shape.len() == self.shape.len()
-            && shape[1..] == self.shape[1..]
+            && shape.len() == self.whole.len()
+            && shape[1..] == self.whole[1..]
             && shape[0] > 0
-            && self.shape[0].is_multiple_of(shape[0]);
-        let each = fewer.then(|| self.shape[0] / shape[0])?;
+            && self.whole[0].is_multiple_of(shape[0]);
+        let each = fewer.then(|| self.whole[0] / shape[0])?;
         let head = values.len() / shape[0];
         let repeat = |h: &[f32]| h.repeat(each);
         Some(if head == 0 { Vec::new() } else { values.chunks_exact(head).flat_map(repeat).collect() })
+    }
+
+    /// What of the whole tensor's values, in the order of the checkpoint, is held here.
+    pub fn cut(&self, values: Vec<f32>) -> Vec<f32> {
+        if self.cuts.is_empty() {
+            return values;
+        }
+        runs(&self.whole, &self.cuts).into_iter().flat_map(|r| values[r].iter().copied()).collect()
     }
 
     /// Values of the checkpoint, in the order they are held.
@@ -196,7 +257,7 @@ mod tests {
     #[test]
     fn matrices_held_transposed_return_to_the_order_of_the_file_one_by_one() {
         let mut q = Queue::new(&lm_saes_backends::registry().open("cpu").unwrap()).unwrap();
-        let p = Param::transposed(&mut q, "W_E", &[2, 3, 70]).unwrap();
+        let p = Param::transposed(&mut q, "W_E", &[2, 3, 70], Vec::new()).unwrap();
         assert_eq!((p.value.rows(), p.value.cols()), (140, 3));
         let stored: Vec<f32> = (0..420).map(|i| i as f32).collect();
         let held = p.to_held(stored.clone());
@@ -210,9 +271,11 @@ mod tests {
         let mut q = Queue::new(&lm_saes_backends::registry().open("cpu").unwrap()).unwrap();
         let (heads, d, n) = (2, 300, 5000);
         let stored: Vec<f32> = (0..heads * d * n).map(|i| i as f32).collect();
-        for p in
-            [Param::transposed(&mut q, "W_E", &[heads, d, n]), Param::zeros(&mut q, "W_D", &[heads, d, n])]
-        {
+        let whole = &[heads, d, n];
+        for p in [
+            Param::transposed(&mut q, "W_E", whole, Vec::new()),
+            Param::zeros(&mut q, "W_D", whole, Vec::new()),
+        ] {
             let mut p = p.unwrap();
             q.upload(&p.to_held(stored.clone()), &mut p.value).unwrap();
             let (mut written, mut pieces) = (Vec::new(), 0);

@@ -2,15 +2,16 @@
 //! `config.json` (lenient: fields of other versions are ignored). What every variant has is here, what one adds is in its
 //! own room. VARIANTS §2; CHECKPOINTS §2.
 
-use super::{Dictionary, variants::Variant};
+use super::{Dictionary, Share, variants::Variant};
 use crate::{
     Error, Result,
+    parallel::placement::even,
     settings::{DTypeName, field_names},
 };
 use lm_saes_runtime::Queue;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::{Map, Value};
-use std::path::PathBuf;
+use std::{ops::Range, path::PathBuf};
 
 /// Settings of a dictionary of any variant, told apart by `sae_type`. In files both parts are one flat table.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,14 +49,35 @@ pub trait VariantSettings {
     fn without_ranks(&self, _apart: &[f32]) -> Option<Variant> {
         None
     }
+    /// Hook points that each have their own part of every tensor, which ranks may divide among them; 1 where there are none.
+    fn heads(&self) -> usize {
+        1
+    }
+    /// What ranks that divide the features need to divide evenly, and what that is called.
+    fn divided(&self, common: &CommonSettings) -> Vec<(usize, &'static str)> {
+        let mut all = vec![(self.d_sae(common), "the number of features")];
+        if common.act_fn == ActFn::GroupMax {
+            all.push((common.top_k, "the number of groups, top_k"));
+        }
+        all
+    }
+    /// Features of rank `index` among `parts` that divide them.
+    fn features(&self, common: &CommonSettings, parts: usize, index: usize) -> Vec<Range<usize>> {
+        vec![even(self.d_sae(common), parts, index)]
+    }
     /// Width of what is reconstructed.
     fn d_out(&self, common: &CommonSettings) -> usize {
         common.d_model
     }
     /// Checks what types cannot express.
     fn validate(&self, common: &CommonSettings) -> Result<()>;
-    /// A dictionary of zeros.
-    fn build(&self, q: &mut Queue, settings: &DictionarySettings) -> Result<Box<dyn Dictionary>>;
+    /// This share of a dictionary of zeros.
+    fn build(
+        &self,
+        q: &mut Queue,
+        settings: &DictionarySettings,
+        share: Share,
+    ) -> Result<Box<dyn Dictionary>>;
 }
 
 /// Activation function.

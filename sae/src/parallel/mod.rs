@@ -12,6 +12,7 @@
 
 mod agree;
 mod mesh;
+pub mod placement;
 mod producer;
 pub mod rows;
 mod select;

@@ -104,7 +104,7 @@ impl MetricWindow {
             fired: arena.tensor(
                 "metrics: fired",
                 dictionary.codes().len(),
-                dictionary.d_sae(),
+                dictionary.share().len(),
                 DType::U32,
             )?,
             averaged_heads: dictionary.averaged_heads(),

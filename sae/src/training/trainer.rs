@@ -447,7 +447,7 @@ fn parts(
     let loss = settings.loss();
     dictionary.check_loss(&loss)?;
     dictionary.plan(step, rows, max_k, Some(&loss))?;
-    let mut counters = |label, dtype| step.tensor(label, 1, dictionary.d_sae(), dtype);
+    let mut counters = |label, dtype| step.tensor(label, 1, dictionary.share().len(), dtype);
     let dead = if loss.auxk || settings.resample_frequency > 0 {
         Some(DeadFeatures {
             since: counters("tokens since active", DType::U32)?,

@@ -21,17 +21,17 @@ impl Initialise for Clt {
     /// `W_E ~ U(±1/√S)`, `W_D[t] ~ U(±1/√(L·d))`; the bounds of the settings are for other variants.
     fn init_random(&mut self, q: &mut Queue, init: &RandomInit) -> Result<()> {
         let (layers, d) = (self.p.layers, self.base.settings.d_model());
-        let largest = self.p.w_d.iter().map(|w| w.value.len()).max().unwrap_or(0).max(self.p.w_e.value.len());
+        let largest = self.p.w_d.iter().map(|w| w.whole_len()).max().unwrap_or(0).max(self.p.w_e.whole_len());
         let mut parts = RandomParts::new(largest);
         self.base.running.set(None);
-        let encoder = 1.0 / (self.p.s as f32).sqrt();
+        let encoder = 1.0 / (self.base.settings.d_sae() as f32).sqrt();
         let decoder = 1.0 / ((layers * d) as f32).sqrt();
         let uniform = RandomKind::Uniform;
-        q.random(uniform, (-encoder, encoder), init.seed, parts.take(), &mut self.p.w_e.value)?;
+        self.p.w_e.random(q, uniform, (-encoder, encoder), init.seed, parts.take())?;
         q.fill(&mut self.p.b_e.value, 0.0)?;
         let s = self.p.s;
         for (t, w) in self.p.w_d.iter_mut().enumerate() {
-            q.random(uniform, (-decoder, decoder), init.seed, parts.take(), &mut w.value)?;
+            w.random(q, uniform, (-decoder, decoder), init.seed, parts.take())?;
             if self.own.init_cross_layer_decoder_all_zero {
                 q.fill(w.value.rows_mut(0..t * s), 0.0)?;
             }

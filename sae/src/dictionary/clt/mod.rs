@@ -17,7 +17,7 @@ mod work;
 pub use settings::CltSettings;
 
 use super::{
-    Base, Codes, Coefficients, DeadFeatures, Dictionary, GradientPart, LossTerms, Param, StepInput,
+    Base, Codes, Coefficients, DeadFeatures, Dictionary, GradientPart, LossTerms, Param, Share, StepInput,
     settings::DictionarySettings,
 };
 use crate::{
@@ -38,7 +38,7 @@ pub(crate) struct Clt {
     work: Work,
 }
 
-/// The trainable tensors, L layers of S features.
+/// The trainable tensors, L layers of S features here.
 struct Params {
     layers: usize,
     s: usize,
@@ -77,25 +77,27 @@ impl Params {
 }
 
 impl Clt {
-    fn zeros(q: &mut Queue, settings: &DictionarySettings, own: &CltSettings) -> Result<Self> {
+    fn zeros(q: &mut Queue, settings: &DictionarySettings, own: &CltSettings, share: Share) -> Result<Self> {
         let (layers, s, d) = (own.hook_points_in.len(), settings.d_sae(), settings.d_model());
         // For no rows: every step is refused until the dictionary has been planned.
-        let work = Work::plan(&mut Arena::planning("nothing"), settings, layers, 0, (0, 1), None)?;
-        let decoder = |q: &mut Queue, t: usize| Param::zeros(q, &format!("W_D.{t}"), &[t + 1, s, d]);
-        let bias = |q: &mut Queue, t: usize| Param::zeros(q, &format!("b_D.{t}"), &[d]);
+        let work = Work::plan(&mut Arena::planning("nothing"), settings, (layers, share.len()), 0, (0, 1), None)?;
+        let decoder = |q: &mut Queue, t: usize| {
+            Param::zeros(q, &format!("W_D.{t}"), &[t + 1, s, d], share.of_features(1))
+        };
+        let bias = |q: &mut Queue, t: usize| Param::zeros(q, &format!("b_D.{t}"), &[d], Vec::new());
         let p = Params {
             layers,
-            s,
-            w_e: Param::transposed(q, "W_E", &[layers, d, s])?,
-            b_e: Param::zeros(q, "b_E", &[layers, s])?,
+            s: share.len(),
+            w_e: Param::transposed(q, "W_E", &[layers, d, s], share.of_features(2))?,
+            b_e: Param::zeros(q, "b_E", &[layers, s], share.of_features(1))?,
             w_d: (0..layers).map(|t| decoder(q, t)).collect::<Result<_>>()?,
             b_d: (0..layers).map(|t| bias(q, t)).collect::<Result<_>>()?,
             log_theta: match settings.act_fn() {
-                ActFn::JumpRelu => Some(Param::thresholds(q, &[layers, s])?),
+                ActFn::JumpRelu => Some(Param::thresholds(q, &[layers, s], share.of_features(1))?),
                 _ => None,
             },
         };
-        Ok(Self { base: Base::new(settings, layers), own: own.clone(), p, work })
+        Ok(Self { base: Base::new(settings, layers, share), own: own.clone(), p, work })
     }
 
     /// Checks a pass against the plan and prepares norms and thresholds.
@@ -148,7 +150,8 @@ impl Dictionary for Clt {
         &mut self.base
     }
     fn most_active(&self) -> usize {
-        if work::joint(self.base.settings.act_fn()) { self.p.layers * self.p.s } else { self.p.s }
+        let s = self.base.settings.d_sae();
+        if work::joint(self.base.settings.act_fn()) { self.p.layers * s } else { s }
     }
     fn layer_metrics(&self) -> Option<&'static str> {
         Some("clt_metrics")
@@ -202,7 +205,7 @@ impl Dictionary for Clt {
         }
         let planned = self.base.planned(loss.is_some());
         let ranks = self.base.mesh.data.size();
-        self.work = Work::plan(arena, &planned, self.p.layers, rows, (max_k, ranks), loss)?;
+        self.work = Work::plan(arena, &planned, (self.p.layers, self.p.s), rows, (max_k, ranks), loss)?;
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use super::Clt;
 use crate::{
     Error, Result,
     dictionary::{
-        Dictionary,
+        Dictionary, Share,
         settings::{CommonSettings, DictionarySettings, VariantSettings},
     },
     settings::ActFn,
@@ -64,7 +64,12 @@ impl VariantSettings for CltSettings {
         }
         Ok(())
     }
-    fn build(&self, q: &mut Queue, settings: &DictionarySettings) -> Result<Box<dyn Dictionary>> {
-        Ok(Box::new(Clt::zeros(q, settings, self)?))
+    fn build(
+        &self,
+        q: &mut Queue,
+        settings: &DictionarySettings,
+        share: Share,
+    ) -> Result<Box<dyn Dictionary>> {
+        Ok(Box::new(Clt::zeros(q, settings, self, share)?))
     }
 }

@@ -137,12 +137,12 @@ impl Work {
     pub fn plan(
         arena: &mut Arena,
         cfg: &DictionarySettings,
-        layers: usize,
+        (layers, s): (usize, usize),
         rows: usize,
         (max_k, ranks): (usize, usize),
         loss: Option<&LossSettings>,
     ) -> Result<Self> {
-        let (s, d, act_fn) = (cfg.d_sae(), cfg.d_model(), cfg.act_fn());
+        let (d, act_fn) = (cfg.d_model(), cfg.act_fn());
         let selection = selection(act_fn);
         let wide = if act_fn == ActFn::LayerTopK { layers * s } else { s };
         let block = match selection {
@@ -179,7 +179,7 @@ impl Work {
             h: arena.tensor("pre-activations", block, wide, F32)?,
             codes,
             y_hat,
-            train: loss.map(|l| Train::plan(arena, cfg, layers, rows, block, most, l)).transpose()?,
+            train: loss.map(|l| Train::plan(arena, cfg, (layers, s), rows, block, most, l)).transpose()?,
         })
     }
 }
@@ -188,13 +188,13 @@ impl Train {
     fn plan(
         arena: &mut Arena,
         cfg: &DictionarySettings,
-        layers: usize,
+        (layers, s): (usize, usize),
         rows: usize,
         block: usize,
         max_k: usize,
         loss: &LossSettings,
     ) -> Result<Self> {
-        let (s, d) = (cfg.d_sae(), cfg.d_model());
+        let d = cfg.d_model();
         let quad = if loss.sparsity == Some(SparsityLoss::TanhQuad) { s } else { 0 };
         let penalised = if loss.sparsity.is_some() { rows } else { 0 };
         let dy = (0..layers).map(|l| Ok(arena.tensor(&format!("gradient of layer {l}"), rows, d, F32)?));

@@ -99,9 +99,9 @@ pub(crate) trait Encoder: Send {
     /// Random weights, zero biases; `part` counts the stretches of the random stream that are taken already.
     fn init_random(&mut self, q: &mut Queue, init: &RandomInit, part: &mut Parts) -> Result<()>;
     /// Random decoder `w_d [S, d]` from the random stream at `part`.
-    fn init_decoder(&self, q: &mut Queue, init: &RandomInit, part: u64, w_d: &mut Tensor) -> Result<()> {
+    fn init_decoder(&self, q: &mut Queue, init: &RandomInit, part: u64, w_d: &mut Param) -> Result<()> {
         let range = (-init.decoder_bound, init.decoder_bound);
-        Ok(q.random(RandomKind::Uniform, range, init.seed, part, w_d)?)
+        w_d.random(q, RandomKind::Uniform, range, init.seed, part)
     }
     /// Whether setting a decoder norm scales all rows by one factor, so that their mean gets it, rather than each row.
     fn decoder_norms_move_together(&self) -> bool {

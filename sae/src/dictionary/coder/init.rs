@@ -18,11 +18,11 @@ impl Initialise for Coder {
 
     fn init_random(&mut self, q: &mut Queue, init: &RandomInit) -> Result<()> {
         // Each matrix has its own stretch of the stream.
-        let largest = self.params().iter().map(|p| p.value.len()).max().unwrap_or(0);
+        let largest = self.params().iter().map(|p| p.whole_len()).max().unwrap_or(0);
         let mut parts = RandomParts::new(largest);
         self.base.running.set(None);
         self.encoder.init_random(q, init, &mut parts)?;
-        self.encoder.init_decoder(q, init, parts.take(), &mut self.p.w_d.value)?;
+        self.encoder.init_decoder(q, init, parts.take(), &mut self.p.w_d)?;
         if let Some(b_d) = &mut self.p.b_d {
             q.fill(&mut b_d.value, 0.0)?;
         }
@@ -87,7 +87,7 @@ impl Initialise for Coder {
         };
         let x = self.centre(q, x, centred.as_mut())?;
         q.fill(&mut self.encoder.bias_mut().value, 0.0)?;
-        let (rows, s) = (x.rows(), self.base.settings.d_sae());
+        let (rows, s) = (x.rows(), self.base.features());
         self.begin(q, (rows, context), 0, false, false)?;
         let block = self.work.block.min(rows);
         let mut sum = q.zeros(1, s, F32)?;
@@ -110,7 +110,7 @@ impl Initialise for Coder {
         // U [k, d]: W_D <- W_D[:, :k]·U
         let u = subspace::principal_directions(q, label, d_active)?;
         let first = self.p.w_d.value.view().slice_cols(0..d_active);
-        let mut w_d = q.empty(self.base.settings.d_sae(), self.base.settings.d_out(), F32)?;
+        let mut w_d = q.empty(self.base.features(), self.base.settings.d_out(), F32)?;
         q.gemm(first, &u, &mut w_d, GemmOpts::default())?;
         Ok(q.copy(&w_d, &mut self.p.w_d.value)?)
     }
@@ -133,7 +133,7 @@ impl Initialise for Coder {
     ) -> Result<()> {
         const KEY: &str = "initializer.initialize_tc_with_mlp";
         let x = self.base.input(inputs)?;
-        let (s, d, raw) = (self.base.settings.d_sae(), x.cols(), 1.0 / self.input_factor(KEY)?);
+        let (s, d, raw) = (self.base.features(), x.cols(), 1.0 / self.input_factor(KEY)?);
         if self.encoder.directions().is_none() {
             return Err(Error::setting(KEY, "is for transcoders with a linear encoder; leave it out"));
         }

@@ -25,8 +25,8 @@ pub(crate) use init::set_row_norms;
 pub(crate) use work::blocks;
 
 use super::{
-    Base, Codes, Coefficients, DeadFeatures, Dictionary, LossTerms, Param, StepInput, checkpoint, grad,
-    row_norms,
+    Base, Codes, Coefficients, DeadFeatures, Dictionary, LossTerms, Param, Share, StepInput, checkpoint,
+    grad, row_norms,
 };
 use crate::{
     Error, Result,
@@ -76,21 +76,27 @@ struct Decoder {
 }
 
 impl Decoder {
-    fn zeros(q: &mut Queue, settings: &DictionarySettings, w_d: &str, extras: &Extras) -> Result<Self> {
+    fn zeros(
+        q: &mut Queue,
+        settings: &DictionarySettings,
+        share: &Share,
+        w_d: &str,
+        extras: &Extras,
+    ) -> Result<Self> {
         let (s, d_in, d) = (settings.d_sae(), settings.d_model(), settings.d_out());
         Ok(Self {
-            w_d: Param::zeros(q, w_d, &[s, d])?,
+            w_d: Param::zeros(q, w_d, &[s, d], share.of_features(0))?,
             b_d: match settings.common.use_decoder_bias {
-                true => Some(Param::zeros(q, "b_D", &[d])?),
+                true => Some(Param::zeros(q, "b_D", &[d], Vec::new())?),
                 false => None,
             },
             skip: match extras.skip {
-                true => Some(Param::zeros(q, "W_skip", &[d_in, d])?),
+                true => Some(Param::zeros(q, "W_skip", &[d_in, d], Vec::new())?),
                 false => None,
             },
             threshold: match (settings.act_fn(), extras.direct_threshold) {
-                (ActFn::JumpRelu, false) => Some(Param::thresholds(q, &[s])?),
-                (ActFn::JumpRelu, true) => Some(Param::direct_thresholds(q, &[s])?),
+                (ActFn::JumpRelu, false) => Some(Param::thresholds(q, &[s], share.of_features(0))?),
+                (ActFn::JumpRelu, true) => Some(Param::direct_thresholds(q, &[s], share.of_features(0))?),
                 _ => None,
             },
             direct: extras.direct_threshold,
@@ -123,16 +129,18 @@ impl Coder {
     pub fn new(
         q: &mut Queue,
         settings: &DictionarySettings,
+        share: Share,
         encoder: Box<dyn Encoder>,
         w_d: &str,
     ) -> Result<Self> {
-        Self::with(q, settings, encoder, w_d, Extras::default())
+        Self::with(q, settings, share, encoder, w_d, Extras::default())
     }
 
     /// [`Coder::new`] with extras.
     pub fn with(
         q: &mut Queue,
         settings: &DictionarySettings,
+        share: Share,
         encoder: Box<dyn Encoder>,
         w_d: &str,
         extras: Extras,
@@ -142,13 +150,14 @@ impl Coder {
         let work = Work::plan(
             &mut Arena::planning("nothing"),
             settings,
+            share.len(),
             &Needs::new(&*encoder, &extras, 1),
             0,
             0,
             None,
         )?;
-        let p = Decoder::zeros(q, settings, w_d, &extras)?;
-        Ok(Self { base: Base::new(settings, 1), encoder, p, extras, work, side_loss: None })
+        let p = Decoder::zeros(q, settings, &share, w_d, &extras)?;
+        Ok(Self { base: Base::new(settings, 1, share), encoder, p, extras, work, side_loss: None })
     }
 
     /// Whether selection compares `h·n`.
@@ -191,7 +200,7 @@ impl Coder {
         self.work.block = w.most_block / joined * joined;
         self.work.done = rows;
         if norms_needed || (self.gated() && self.base.planned_act_fn() != ActFn::Relu) {
-            let out = self.work.norms.view_mut().reshaped(self.base.settings.d_sae(), 1);
+            let out = self.work.norms.view_mut().reshaped(self.base.features(), 1);
             row_norms(q, &self.p.w_d.value, out)?;
         }
         if let (Some(limit), Some(theta)) = (self.base.running.in_force(0), &mut self.work.theta) {
@@ -334,7 +343,7 @@ impl Dictionary for Coder {
         }
         let needs = Needs::new(&*self.encoder, &self.extras, self.base.mesh.data.size());
         let planned = self.base.planned(loss.is_some());
-        self.work = Work::plan(arena, &planned, &needs, rows, max_k, loss)?;
+        self.work = Work::plan(arena, &planned, self.base.features(), &needs, rows, max_k, loss)?;
         self.encoder.plan(arena, self.work.most_block, loss.is_some())
     }
 

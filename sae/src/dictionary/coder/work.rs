@@ -20,9 +20,9 @@ const PART: usize = 512;
 
 /// Rows encoded at a time: the batch in equal parts within both limits, and at least `joined`. Where gradients are dense there
 /// are several such blocks, so they are smaller.
-fn block_rows(cfg: &DictionarySettings, rows: usize, joined: Option<usize>) -> usize {
+fn block_rows(cfg: &DictionarySettings, s: usize, rows: usize, joined: Option<usize>) -> usize {
     let share = if cfg.act_fn().has_k() && joined.is_none() { 1 } else { 4 };
-    let limit = (MOST_BYTES / share / 4 / cfg.d_sae()).clamp(64, MOST_ROWS);
+    let limit = (MOST_BYTES / share / 4 / s).clamp(64, MOST_ROWS);
     rows.div_ceil(rows.div_ceil(limit).max(1)).next_multiple_of(16).max(joined.unwrap_or(1)).min(rows)
 }
 
@@ -166,17 +166,19 @@ pub(super) struct Aux {
 }
 
 impl Work {
+    /// For `s` features.
     pub fn plan(
         arena: &mut Arena,
         cfg: &DictionarySettings,
+        s: usize,
         needs: &Needs<'_>,
         rows: usize,
         max_k: usize,
         loss: Option<&LossSettings>,
     ) -> Result<Self> {
-        let (s, d) = (cfg.d_sae(), cfg.d_out());
+        let d = cfg.d_out();
         let max_k = if cfg.act_fn().has_k() { max_k.min(s) } else { s };
-        let block = block_rows(cfg, rows, needs.joined);
+        let block = block_rows(cfg, s, rows, needs.joined);
         let whole = cfg.act_fn() == ActFn::BatchTopK;
         // One rank may hold all that a selection over the batch lets through.
         let most = if whole { max_k * needs.ranks } else { max_k };
@@ -192,13 +194,15 @@ impl Work {
                 _ => None,
             },
             h: arena.tensor("pre-activations", if whole { rows } else { block }, s, F32)?,
-            codes: Store::plan(arena, "feature activations", cfg, rows, most, rows)?,
+            codes: Store::plan(arena, "feature activations", cfg, s, rows, most, rows)?,
             y_hat: arena.tensor("reconstruction", rows, d, F32)?,
             centred: match needs.centred {
                 true => Some(arena.tensor("centred input", rows, cfg.d_model(), F32)?),
                 false => None,
             },
-            train: loss.map(|loss| Train::plan(arena, cfg, needs, (rows, block), most, loss)).transpose()?,
+            train: loss
+                .map(|loss| Train::plan(arena, cfg, s, needs, (rows, block), most, loss))
+                .transpose()?,
         })
     }
 }
@@ -219,15 +223,14 @@ impl Store {
         arena: &mut Arena,
         label: &str,
         cfg: &DictionarySettings,
+        s: usize,
         rows: usize,
         k: usize,
         dense_rows: usize,
     ) -> Result<Self> {
         Ok(match cfg.act_fn() {
-            ActFn::Relu | ActFn::JumpRelu => {
-                Self::Dense(arena.tensor(label, dense_rows, cfg.d_sae(), F32)?)
-            }
-            _ => Self::Sparse(SparseCodes::plan(arena, label, cfg.act_fn(), cfg.d_sae(), rows, k)?),
+            ActFn::Relu | ActFn::JumpRelu => Self::Dense(arena.tensor(label, dense_rows, s, F32)?),
+            _ => Self::Sparse(SparseCodes::plan(arena, label, cfg.act_fn(), s, rows, k)?),
         })
     }
 }
@@ -236,12 +239,13 @@ impl Train {
     fn plan(
         arena: &mut Arena,
         cfg: &DictionarySettings,
+        s: usize,
         needs: &Needs<'_>,
         (rows, block): (usize, usize),
         max_k: usize,
         loss: &LossSettings,
     ) -> Result<Self> {
-        let (s, d) = (cfg.d_sae(), cfg.d_out());
+        let d = cfg.d_out();
         let sparse = cfg.act_fn().has_k();
         let k_aux = loss.k_aux.min(s);
         let most_aux = if cfg.act_fn() == ActFn::BatchTopK { k_aux * needs.ranks } else { k_aux };
@@ -285,7 +289,7 @@ impl Train {
             aux: match loss.auxk {
                 false => None,
                 true => Some(Aux {
-                    codes: Store::plan(arena, "auxiliary activations", cfg, rows, most_aux, block)?,
+                    codes: Store::plan(arena, "auxiliary activations", cfg, s, rows, most_aux, block)?,
                     e_hat: arena.tensor("auxiliary reconstruction", rows, d, F32)?,
                     scale: match sparse {
                         true => None,

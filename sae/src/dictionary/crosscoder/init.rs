@@ -19,12 +19,17 @@ impl Initialise for CrossCoder {
         self.base.running.set(None);
         let mut parts = RandomParts::new(self.base.settings.d_sae() * self.base.settings.d_model());
         let (e, d) = (parts.take(), parts.take());
-        for head in 0..self.n() {
-            let of = self.of(head);
-            let range = (-init.encoder_bound, init.encoder_bound);
-            q.random(RandomKind::Uniform, range, init.seed, e, self.w_e.value.rows_mut(of.clone()))?;
-            let range = (-init.decoder_bound, init.decoder_bound);
-            q.random(RandomKind::Uniform, range, init.seed, d, self.w_d.value.rows_mut(of))?;
+        let (n, width) = (self.n(), self.base.settings.d_model());
+        let features = self.base.share.features().to_vec();
+        for (p, bound, part) in
+            [(&mut self.w_e, init.encoder_bound, e), (&mut self.w_d, init.decoder_bound, d)]
+        {
+            let mut row = 0;
+            for r in std::iter::repeat_n(&features, n).flatten() {
+                let (rows, at) = (row..row + r.len(), part + (r.start * width) as u64);
+                q.random(RandomKind::Uniform, (-bound, bound), init.seed, at, p.value.rows_mut(rows))?;
+                row += r.len();
+            }
         }
         q.fill(&mut self.b_e.value, 0.0)?;
         q.fill(&mut self.b_d.value, 0.0)?;

@@ -12,12 +12,12 @@ impl CrossCoder {
         input: &StepInput<'_>,
         weight: &[f32],
     ) -> Result<Vec<(String, f64)>> {
-        let s = self.base.settings.d_sae();
+        let s = self.base.features();
         let (each, any) = self.heads.activity(q, input.mask)?;
         let norms = crate::dictionary::norms_of(q, &self.w_d.value)?;
         let mut all = Vec::new();
         let (mut on, mut off) = ((0.0, 0.0), (0.0, 0.0));
-        for (head, hook_point) in self.own.hook_points.iter().enumerate() {
+        for (head, hook_point) in self.hook_points().iter().enumerate() {
             let own = &each[head * s..(head + 1) * s];
             for i in 0..s {
                 let (active, silent) = (f64::from(own[i]), f64::from(any[i]) - f64::from(own[i]));

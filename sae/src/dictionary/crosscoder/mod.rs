@@ -9,14 +9,14 @@ mod settings;
 pub use settings::CrossCoderSettings;
 
 use super::{
-    Base, Codes, Coefficients, DeadFeatures, Dictionary, LossTerms, Param, StepInput, grad,
+    Base, Codes, Coefficients, DeadFeatures, Dictionary, LossTerms, Param, Share, StepInput, grad,
     heads::{self, Heads, Way},
     norms_of, row_norms,
     settings::DictionarySettings,
     unplanned,
     variants::Variant,
 };
-use crate::{Error, Result, settings::ActFn, training::LossSettings};
+use crate::{Error, Result, parallel::placement::even, settings::ActFn, training::LossSettings};
 use lm_saes_runtime::{Arena, DType, GemmOpts, MapKind, Queue, ReduceKind, Tensor, View};
 use std::ops::Range;
 
@@ -27,6 +27,8 @@ const PART: usize = 512;
 pub(super) struct CrossCoder {
     base: Base,
     own: CrossCoderSettings,
+    /// Hook points that are this rank's.
+    held: Range<usize>,
     /// `[H·S, d]`.
     w_e: Param,
     /// `[H, S]`.
@@ -45,32 +47,50 @@ pub(super) struct CrossCoder {
 
 impl CrossCoder {
     /// Zeros.
-    pub fn zeros(q: &mut Queue, settings: &DictionarySettings, own: &CrossCoderSettings) -> Result<Self> {
+    pub fn zeros(
+        q: &mut Queue,
+        settings: &DictionarySettings,
+        own: &CrossCoderSettings,
+        share: Share,
+    ) -> Result<Self> {
         let (s, d, n) = (settings.d_sae(), settings.d_model(), own.hook_points.len());
+        let of = |axis| [share.of_heads(0, n), share.of_features(axis)].concat();
+        let held = even(n, share.head().0, share.head().1);
         Ok(Self {
-            base: Base::new(settings, 1),
-            own: own.clone(),
-            w_e: Param::transposed(q, "W_E", &[n, d, s])?,
-            b_e: Param::zeros(q, "b_E", &[n, s])?,
-            w_d: Param::zeros(q, "W_D", &[n, s, d])?,
-            b_d: Param::zeros(q, "b_D", &[n, d])?,
+            w_e: Param::transposed(q, "W_E", &[n, d, s], of(2))?,
+            b_e: Param::zeros(q, "b_E", &[n, s], of(1))?,
+            w_d: Param::zeros(q, "W_D", &[n, s, d], of(1))?,
+            b_d: Param::zeros(q, "b_D", &[n, d], share.of_heads(0, n))?,
             threshold: match settings.act_fn() {
-                ActFn::JumpRelu => Some(Param::thresholds(q, &[s])?),
+                ActFn::JumpRelu => Some(Param::thresholds(q, &[s], share.of_features(0))?),
                 _ => None,
             },
-            heads: Heads::nothing(settings, n)?,
+            heads: Heads::nothing(settings, (held.len(), share.len()))?,
+            held,
+            base: Base::new(settings, 1, share),
+            own: own.clone(),
             y_hat: Vec::new(),
             work: None,
         })
     }
 
+    /// Heads here.
     fn n(&self) -> usize {
-        self.own.hook_points.len()
+        self.held.len()
+    }
+
+    fn hook_points(&self) -> &[String] {
+        &self.own.hook_points[self.held.clone()]
+    }
+
+    /// What multiplies the decoder norms of a head here.
+    fn gate_scale(&self, head: usize) -> f32 {
+        self.own.gate_scales.get(self.held.start + head).copied().unwrap_or(1.0)
     }
 
     /// Rows of a head in the matrices.
     fn of(&self, head: usize) -> Range<usize> {
-        let s = self.base.settings.d_sae();
+        let s = self.base.features();
         head * s..(head + 1) * s
     }
 
@@ -86,9 +106,13 @@ impl CrossCoder {
 
     /// Norms of the gate: those of the decoders, times the scale of each head.
     fn gate_norms(&mut self, q: &mut Queue) -> Result<()> {
-        let (all, s) = (self.w_d.value.rows(), self.base.settings.d_sae());
+        let (all, s) = (self.w_d.value.rows(), self.base.features());
         row_norms(q, &self.w_d.value, self.heads.norms.view_mut().reshaped(all, 1))?;
-        for (head, &scale) in self.own.gate_scales.iter().enumerate() {
+        for head in 0..self.n() {
+            let scale = self.gate_scale(head);
+            if scale == 1.0 {
+                continue;
+            }
             let part = self.heads.norms.view_mut().slice_cols(head * s..(head + 1) * s);
             q.map_in_place(MapKind::Affine, scale, 0.0, part)?;
         }
@@ -97,7 +121,7 @@ impl CrossCoder {
 
     fn run(&mut self, q: &mut Queue, inputs: &[View<'_>], k: usize, training: bool) -> Result<()> {
         self.check(inputs, "input")?;
-        let (rows, s) = (inputs[0].rows(), self.d_sae());
+        let (rows, s) = (inputs[0].rows(), self.base.features());
         self.heads.data = self.base.mesh.data.clone();
         self.heads.begin(q, rows, k, training, self.threshold.as_ref())?;
         self.heads.set_threshold(q, &self.base.running)?;
@@ -175,14 +199,15 @@ impl CrossCoder {
 
     /// `dW_D += dn/n · scale² · W_D`: n itself is scale·‖W_D‖.
     fn norm_grads(&mut self, q: &mut Queue, loss: &LossSettings, c: Coefficients) -> Result<()> {
-        let (all, s) = (self.w_d.value.rows(), self.base.settings.d_sae());
+        let (n, s) = (self.n(), self.base.features());
+        let scales: Vec<f32> = (0..n).map(|head| self.gate_scale(head)).collect();
         let Some(ratio) = self.heads.finish(q, loss, c, self.threshold.as_mut())? else { return Ok(()) };
-        let column = ratio.reshaped(all, 1);
+        let column = ratio.reshaped(n * s, 1);
         let (Some((_, part)), Some(to)) = (&mut self.work, &mut self.w_d.grad) else {
             return Err(unplanned());
         };
-        for head in 0..all / s {
-            let scale = self.own.gate_scales.get(head).map_or(1.0, |scale| scale * scale);
+        for (head, scale) in scales.into_iter().enumerate() {
+            let scale = scale * scale;
             for start in (head * s..(head + 1) * s).step_by(PART) {
                 let r = start..(start + PART).min((head + 1) * s);
                 let mut part = part.rows_mut(0..r.len());
@@ -201,6 +226,12 @@ impl Dictionary for CrossCoder {
     }
     fn base_mut(&mut self) -> &mut Base {
         &mut self.base
+    }
+    fn hook_points_in(&self) -> Vec<String> {
+        self.hook_points().to_vec()
+    }
+    fn hook_points_out(&self) -> Vec<String> {
+        self.hook_points().to_vec()
     }
     fn params(&self) -> Vec<&Param> {
         let mut all = vec![&self.w_e, &self.b_e, &self.w_d, &self.b_d];
@@ -223,9 +254,9 @@ impl Dictionary for CrossCoder {
         for p in self.params_mut() {
             p.plan_grad(arena, loss.is_some())?;
         }
-        let (s, d) = (self.base.settings.d_sae(), self.base.settings.d_model());
+        let (s, d) = (self.base.features(), self.base.settings.d_model());
         let mut y_hat = Vec::new();
-        for hook_point in &self.own.hook_points {
+        for hook_point in self.hook_points() {
             let label = format!("reconstruction of {hook_point}");
             y_hat.push(arena.tensor(&label, rows, d, DType::F32)?);
         }
@@ -236,7 +267,7 @@ impl Dictionary for CrossCoder {
         ));
         let planned = self.base.planned(loss.is_some());
         let ranks = self.base.mesh.data.size();
-        self.heads = Heads::plan(arena, &planned, self.n(), rows, (max_k, ranks), loss)?;
+        self.heads = Heads::plan(arena, &planned, (self.n(), s), rows, (max_k, ranks), loss)?;
         self.y_hat = y_hat;
         Ok(())
     }
@@ -308,7 +339,7 @@ impl Dictionary for CrossCoder {
     /// outputs. The gate goes on comparing the norms from before.
     fn fold(&mut self, q: &mut Queue) -> Result<()> {
         let (factors, _) = self.base.folding_factors()?;
-        for (head, &c) in factors.iter().enumerate() {
+        for (head, &c) in factors[self.held.clone()].iter().enumerate() {
             let of = self.of(head);
             q.map_in_place(MapKind::Affine, c, 0.0, self.w_e.value.rows_mut(of.clone()))?;
             q.map_in_place(MapKind::Affine, 1.0 / c, 0.0, self.w_d.value.rows_mut(of))?;

@@ -4,7 +4,7 @@ use super::CrossCoder;
 use crate::{
     Error, Result,
     dictionary::{
-        Dictionary,
+        Dictionary, Share,
         settings::{CommonSettings, DictionarySettings, VariantSettings},
         variants::Variant,
     },
@@ -72,7 +72,15 @@ impl VariantSettings for CrossCoderSettings {
         }
         Ok(())
     }
-    fn build(&self, q: &mut Queue, settings: &DictionarySettings) -> Result<Box<dyn Dictionary>> {
-        Ok(Box::new(CrossCoder::zeros(q, settings, self)?))
+    fn heads(&self) -> usize {
+        self.hook_points.len()
+    }
+    fn build(
+        &self,
+        q: &mut Queue,
+        settings: &DictionarySettings,
+        share: Share,
+    ) -> Result<Box<dyn Dictionary>> {
+        Ok(Box::new(CrossCoder::zeros(q, settings, self, share)?))
     }
 }

@@ -3,11 +3,11 @@
 //! until the selection no longer grows, r is short, or often enough. Products and updates run on the device; which rows are
 //! done is decided on the host, from one index and value a row.
 
-use super::{Applied, ReadOnly};
+use super::{Applied, ReadOnly, refuse_parts};
 use crate::{
     Error, Result,
     dictionary::{
-        Dictionary, Param,
+        Dictionary, Param, Share,
         settings::{CommonSettings, DictionarySettings, VariantSettings},
     },
     settings::ActFn,
@@ -55,14 +55,21 @@ impl VariantSettings for MatchingPursuitSettings {
         }
         Ok(())
     }
-    fn build(&self, q: &mut Queue, settings: &DictionarySettings) -> Result<Box<dyn Dictionary>> {
+    fn build(
+        &self,
+        q: &mut Queue,
+        settings: &DictionarySettings,
+        share: Share,
+    ) -> Result<Box<dyn Dictionary>> {
+        refuse_parts(settings, &share)?;
         let (s, d) = (settings.d_sae(), settings.d_model());
         let b_d = match settings.common.use_decoder_bias {
-            true => Some(Param::zeros(q, "b_D", &[d])?),
+            true => Some(Param::zeros(q, "b_D", &[d], Vec::new())?),
             false => None,
         };
-        let w_d = Param::zeros(q, "W_D", &[s, d])?;
-        Ok(Box::new(ReadOnly::new(settings, MatchingPursuit { rules: self.clone(), w_d, b_d, work: None })))
+        let w_d = Param::zeros(q, "W_D", &[s, d], Vec::new())?;
+        let applied = MatchingPursuit { rules: self.clone(), w_d, b_d, work: None };
+        Ok(Box::new(ReadOnly::new(settings, share, applied)))
     }
 }
 

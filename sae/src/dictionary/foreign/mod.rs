@@ -8,8 +8,8 @@ pub use matching_pursuit::MatchingPursuitSettings;
 pub use temporal::TemporalSettings;
 
 use super::{
-    Base, Codes, Coefficients, DeadFeatures, Dictionary, Initialise, LossTerms, Param, RandomInit, StepInput,
-    norms_of, settings::DictionarySettings,
+    Base, Codes, Coefficients, DeadFeatures, Dictionary, Initialise, LossTerms, Param, RandomInit, Share,
+    StepInput, norms_of, settings::DictionarySettings,
 };
 use crate::{Error, Result, training::LossSettings};
 use lm_saes_runtime::{Arena, DType, Queue, Tensor, View};
@@ -36,6 +36,16 @@ pub(super) trait Applied: Send {
     fn encoder(&self) -> &Param;
 }
 
+/// Such a dictionary is applied as a whole.
+pub(super) fn refuse_parts(settings: &DictionarySettings, share: &Share) -> Result<()> {
+    if share.is_whole() {
+        return Ok(());
+    }
+    let what =
+        format!("a dictionary of type {} is not divided among ranks; set it to 1", settings.sae_type());
+    Err(Error::setting("model_parallel_size", what))
+}
+
 /// A dictionary around an [`Applied`].
 pub(super) struct ReadOnly<A> {
     base: Base,
@@ -47,8 +57,8 @@ pub(super) struct ReadOnly<A> {
 }
 
 impl<A: Applied> ReadOnly<A> {
-    pub fn new(settings: &DictionarySettings, applied: A) -> Self {
-        Self { base: Base::new(settings, 1), applied, out: None, rows: 0, done: 0 }
+    pub fn new(settings: &DictionarySettings, share: Share, applied: A) -> Self {
+        Self { base: Base::new(settings, 1, share), applied, out: None, rows: 0, done: 0 }
     }
 
     fn untrained(&self) -> Error {

@@ -75,15 +75,21 @@ impl VariantSettings for TemporalSettings {
         }
         Ok(())
     }
-    fn build(&self, q: &mut Queue, settings: &DictionarySettings) -> Result<Box<dyn Dictionary>> {
+    fn build(
+        &self,
+        q: &mut Queue,
+        settings: &DictionarySettings,
+        share: Share,
+    ) -> Result<Box<dyn Dictionary>> {
+        refuse_parts(settings, &share)?;
         let (s, d) = (settings.d_sae(), settings.d_model());
         let narrow = s / self.bottleneck_factor;
         let mut layers = Vec::new();
         for i in 0..self.n_attn_layers {
             let mut linear = |name: &str, out: usize| -> Result<Linear> {
                 let name = format!("attn_layers.{i}.{name}");
-                let w = Param::zeros(q, &format!("{name}.weight"), &[out, s])?;
-                Ok(Linear { w, b: Param::zeros(q, &format!("{name}.bias"), &[out])? })
+                let w = Param::zeros(q, &format!("{name}.weight"), &[out, s], Vec::new())?;
+                Ok(Linear { w, b: Param::zeros(q, &format!("{name}.bias"), &[out], Vec::new())? })
             };
             layers.push([
                 linear("k_ctx", narrow)?,
@@ -94,12 +100,13 @@ impl VariantSettings for TemporalSettings {
         }
         let w_e = match self.tied_weights {
             true => None,
-            false => Some(Param::transposed(q, "W_E", &[d, s])?),
+            false => Some(Param::transposed(q, "W_E", &[d, s], Vec::new())?),
         };
-        let (w_d, b_d) = (Param::zeros(q, "W_D", &[s, d])?, Param::zeros(q, "b_D", &[d])?);
+        let w_d = Param::zeros(q, "W_D", &[s, d], Vec::new())?;
+        let b_d = Param::zeros(q, "b_D", &[d], Vec::new())?;
         let k = (settings.act_fn() == ActFn::TopK).then(|| settings.top_k().min(s));
         let temporal = Temporal { rules: self.clone(), k, w_e, w_d, b_d, layers, work: None };
-        Ok(Box::new(ReadOnly::new(settings, temporal)))
+        Ok(Box::new(ReadOnly::new(settings, share, temporal)))
     }
 }
 

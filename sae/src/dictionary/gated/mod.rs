@@ -9,7 +9,7 @@ mod settings;
 pub use settings::GatedSettings;
 
 use super::{
-    Param, RandomInit,
+    Param, RandomInit, Share,
     coder::{Encoder, RandomParts, Side, SparseCodes, set_row_norms},
     grad, norms_of,
     settings::DictionarySettings,
@@ -44,13 +44,15 @@ struct Work {
 
 impl GatedEncoder {
     /// Zeros.
-    pub fn zeros(q: &mut Queue, settings: &DictionarySettings) -> Result<Self> {
+    pub fn zeros(q: &mut Queue, settings: &DictionarySettings, share: &Share) -> Result<Self> {
         let (s, d) = (settings.d_sae(), settings.d_model());
+        let w = Param::transposed(q, "W_E", &[d, s], share.of_features(1))?;
+        let mut vector = |name| Param::zeros(q, name, &[s], share.of_features(0));
         Ok(Self {
-            w: Param::transposed(q, "W_E", &[d, s])?,
-            b_gate: Param::zeros(q, "b_gate", &[s])?,
-            r_mag: Param::zeros(q, "r_mag", &[s])?,
-            b_mag: Param::zeros(q, "b_mag", &[s])?,
+            w,
+            b_gate: vector("b_gate")?,
+            r_mag: vector("r_mag")?,
+            b_mag: vector("b_mag")?,
             work: None,
         })
     }
@@ -165,7 +167,7 @@ impl Encoder for GatedEncoder {
 
     fn init_random(&mut self, q: &mut Queue, init: &RandomInit, parts: &mut RandomParts) -> Result<()> {
         let range = (-init.encoder_bound, init.encoder_bound);
-        q.random(RandomKind::Uniform, range, init.seed, parts.take(), &mut self.w.value)?;
+        self.w.random(q, RandomKind::Uniform, range, init.seed, parts.take())?;
         for p in self.vectors() {
             q.fill(&mut p.value, 0.0)?;
         }

@@ -4,7 +4,7 @@ use super::GatedEncoder;
 use crate::{
     Result,
     dictionary::{
-        Dictionary,
+        Dictionary, Share,
         coder::{Coder, Extras},
         sae::check_centring,
         settings::{CommonSettings, DictionarySettings, VariantSettings},
@@ -42,9 +42,14 @@ impl VariantSettings for GatedSettings {
         common.act_fn.among(&[ActFn::Relu], "gated")?;
         check_centring(self.apply_b_dec_to_input, common, (&self.hook_point_in, &self.hook_point_out))
     }
-    fn build(&self, q: &mut Queue, settings: &DictionarySettings) -> Result<Box<dyn Dictionary>> {
-        let encoder = GatedEncoder::zeros(q, settings)?;
+    fn build(
+        &self,
+        q: &mut Queue,
+        settings: &DictionarySettings,
+        share: Share,
+    ) -> Result<Box<dyn Dictionary>> {
+        let encoder = GatedEncoder::zeros(q, settings, &share)?;
         let extras = Extras { centred: self.apply_b_dec_to_input, ..Extras::default() };
-        Ok(Box::new(Coder::with(q, settings, Box::new(encoder), "W_D", extras)?))
+        Ok(Box::new(Coder::with(q, settings, share, Box::new(encoder), "W_D", extras)?))
     }
 }

@@ -74,20 +74,20 @@ enum Store {
 
 impl Heads {
     /// For no rows: every pass is refused until there is a plan.
-    pub fn nothing(settings: &DictionarySettings, heads: usize) -> Result<Self> {
-        Self::plan(&mut Arena::planning("nothing"), settings, heads, 0, (1, 1), None)
+    pub fn nothing(settings: &DictionarySettings, shape: (usize, usize)) -> Result<Self> {
+        Self::plan(&mut Arena::planning("nothing"), settings, shape, 0, (1, 1), None)
     }
 
-    /// For passes over up to `rows` rows of batches that `ranks` ranks share.
+    /// For passes over up to `rows` rows of batches that `ranks` ranks share, of this many heads and features.
     pub fn plan(
         arena: &mut Arena,
         settings: &DictionarySettings,
-        heads: usize,
+        (heads, s): (usize, usize),
         rows: usize,
         (max_k, ranks): (usize, usize),
         loss: Option<&LossSettings>,
     ) -> Result<Self> {
-        let (s, d, act) = (settings.d_sae(), settings.d_model(), settings.act_fn());
+        let (d, act) = (settings.d_model(), settings.act_fn());
         let max_k = max_k.min(s);
         let block = if act.has_k() { (MOST_BYTES / 4 / s).clamp(64, 4096).min(rows) } else { rows };
         // One rank may hold all that a selection over the batch lets through.

@@ -5,7 +5,7 @@ use super::attend::Heads;
 use crate::{
     Error, Result,
     dictionary::{
-        ModelAttention, RandomInit,
+        ModelAttention, Param, RandomInit,
         coder::{RandomParts, set_row_norms},
         subspace,
     },
@@ -15,9 +15,9 @@ use lm_saes_runtime::{DType, GemmOpts, MapKind, Queue, RandomKind, Tensor, View}
 const F32: DType = DType::F32;
 
 /// `W_O ~ N(0, 1/√d)`.
-pub(super) fn decoder(q: &mut Queue, init: &RandomInit, part: u64, w_o: &mut Tensor) -> Result<()> {
-    let deviation = 1.0 / (w_o.cols() as f32).sqrt();
-    Ok(q.random(RandomKind::Normal, (0.0, deviation), init.seed, part, w_o)?)
+pub(super) fn decoder(q: &mut Queue, init: &RandomInit, part: u64, w_o: &mut Param) -> Result<()> {
+    let deviation = 1.0 / (w_o.value.cols() as f32).sqrt();
+    w_o.random(q, RandomKind::Normal, (0.0, deviation), init.seed, part)
 }
 
 impl Heads {
@@ -25,18 +25,18 @@ impl Heads {
     /// gains 1.
     pub fn init_random(&mut self, q: &mut Queue, init: &RandomInit, parts: &mut RandomParts) -> Result<()> {
         let g = &self.geometry;
-        let (features, d) = (self.w_v.value.rows(), self.w_v.value.cols());
+        let (features, d) = (self.w_v.whole[0], self.w_v.value.cols());
         // fan_in = d·d_qk, fan_out = n_qk·d_qk
-        let bound = (6.0 / ((d + g.n_qk) * g.d_qk) as f32).sqrt();
+        let bound = (6.0 / ((d + self.query.w.whole[0]) * g.d_qk) as f32).sqrt();
         for side in [&mut self.query, &mut self.key] {
-            q.random(RandomKind::Uniform, (-bound, bound), init.seed, parts.take(), &mut side.w.value)?;
+            side.w.random(q, RandomKind::Uniform, (-bound, bound), init.seed, parts.take())?;
             q.fill(&mut side.b.value, 0.0)?;
             if let Some(gain) = &mut side.gain {
                 q.fill(&mut gain.value, 1.0)?;
             }
         }
         let deviation = 1.0 / (features as f32).sqrt();
-        q.random(RandomKind::Normal, (0.0, deviation), init.seed, parts.take(), &mut self.w_v.value)?;
+        self.w_v.random(q, RandomKind::Normal, (0.0, deviation), init.seed, parts.take())?;
         Ok(q.fill(&mut self.b_v.value, 0.0)?)
     }
 

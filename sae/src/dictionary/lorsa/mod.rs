@@ -13,7 +13,7 @@ mod side;
 pub use settings::{LorsaSettings, NormalizationType, PositionalEmbedding};
 
 use super::{
-    ModelAttention, Param, RandomInit,
+    ModelAttention, Param, RandomInit, Share,
     checkpoint::Buffer,
     coder::{Encoder, RandomParts},
     norms_of,
@@ -42,9 +42,9 @@ pub(super) struct Geometry {
 }
 
 impl Geometry {
-    fn new(common: &CommonSettings, own: &LorsaSettings) -> Self {
+    fn new(common: &CommonSettings, own: &LorsaSettings, share: &Share) -> Self {
         Self {
-            n_qk: own.n_qk_heads,
+            n_qk: own.n_qk_heads / share.model().0,
             d_qk: own.d_qk_head,
             group: common.features() / own.n_qk_heads,
             repeat: own.rotary_scale,
@@ -80,21 +80,23 @@ fn not_planned() -> Error {
 
 impl Attention {
     /// Zeros; gains of norms are 1.
-    pub fn zeros(q: &mut Queue, common: &CommonSettings, own: &LorsaSettings) -> Result<Self> {
+    pub fn zeros(q: &mut Queue, common: &CommonSettings, own: &LorsaSettings, share: &Share) -> Result<Self> {
         let (d, s) = (common.d_model, common.features());
-        let geometry = Geometry::new(common, own);
-        let shape = [own.n_qk_heads, d, own.d_qk_head];
+        let geometry = Geometry::new(common, own, share);
+        let (n_qk, d_qk) = (own.n_qk_heads, own.d_qk_head);
+        let of_heads = share.along(0, n_qk);
         let mut side = |which: &str, gain: &str| -> Result<Side> {
             let mut gain = match own.use_post_qk_ln {
-                true => Some(Param::zeros(q, gain, &[own.n_qk_heads, own.d_qk_head])?.of_heads()),
+                true => Some(Param::zeros(q, gain, &[n_qk, d_qk], of_heads.clone())?.of_heads()),
                 false => None,
             };
             if let Some(gain) = &mut gain {
                 q.fill(&mut gain.value, 1.0)?;
             }
             Ok(Side {
-                w: Param::transposed(q, &format!("W_{which}"), &shape)?.of_heads(),
-                b: Param::zeros(q, &format!("b_{which}"), &[own.n_qk_heads, own.d_qk_head])?.of_heads(),
+                w: Param::transposed(q, &format!("W_{which}"), &[n_qk, d, d_qk], of_heads.clone())?
+                    .of_heads(),
+                b: Param::zeros(q, &format!("b_{which}"), &[n_qk, d_qk], of_heads.clone())?.of_heads(),
                 gain,
             })
         };
@@ -106,7 +108,8 @@ impl Attention {
                 Some((q.tensor(own.n_ctx, r.dim / 2, &cos)?, q.tensor(own.n_ctx, r.dim / 2, &sin)?))
             }
         };
-        let (w_v, b_v) = (Param::zeros(q, "W_V", &[s, d])?, Param::zeros(q, "b_V", &[s])?);
+        let w_v = Param::zeros(q, "W_V", &[s, d], share.of_features(0))?;
+        let b_v = Param::zeros(q, "b_V", &[s], share.of_features(0))?;
         let heads = Heads { geometry, query, key, w_v, b_v, tables };
         Ok(Self { own: own.clone(), heads, chunk: None, len: 0 })
     }
@@ -195,7 +198,7 @@ impl Encoder for Attention {
         self.heads.init_random(q, init, parts)
     }
 
-    fn init_decoder(&self, q: &mut Queue, init: &RandomInit, part: u64, w_d: &mut Tensor) -> Result<()> {
+    fn init_decoder(&self, q: &mut Queue, init: &RandomInit, part: u64, w_d: &mut Param) -> Result<()> {
         init::decoder(q, init, part, w_d)
     }
 

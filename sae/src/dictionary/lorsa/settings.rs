@@ -4,7 +4,7 @@ use super::Attention;
 use crate::{
     Error, Result,
     dictionary::{
-        Dictionary,
+        Dictionary, Share,
         checkpoint::Buffer,
         coder::Coder,
         settings::{CommonSettings, DictionarySettings, VariantSettings},
@@ -188,12 +188,25 @@ impl VariantSettings for LorsaSettings {
         Ok(())
     }
 
-    fn build(&self, q: &mut Queue, settings: &DictionarySettings) -> Result<Box<dyn Dictionary>> {
+    fn divided(&self, common: &CommonSettings) -> Vec<(usize, &'static str)> {
+        // Features of one QK head stay together.
+        vec![
+            (self.n_qk_heads, "the number of QK heads, n_qk_heads"),
+            (common.features(), "the number of features"),
+        ]
+    }
+
+    fn build(
+        &self,
+        q: &mut Queue,
+        settings: &DictionarySettings,
+        share: Share,
+    ) -> Result<Box<dyn Dictionary>> {
         // Checkpoints say what the scale was, not that it was left to the default.
         let own = Self { attn_scale: Some(self.attn_scale()), ..self.clone() };
-        let encoder = Attention::zeros(q, &settings.common, &own)?;
+        let encoder = Attention::zeros(q, &settings.common, &own, &share)?;
         let settings = DictionarySettings { variant: Variant::Lorsa(own), ..settings.clone() };
-        Ok(Box::new(Coder::new(q, &settings, Box::new(encoder), "W_O")?))
+        Ok(Box::new(Coder::new(q, &settings, share, Box::new(encoder), "W_O")?))
     }
 }
 

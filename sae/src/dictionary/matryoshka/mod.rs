@@ -2,7 +2,7 @@
 //! are [`super::coder`]'s; here is what settings say. README.
 
 use super::{
-    Dictionary,
+    Dictionary, Share,
     coder::{Coder, Extras},
     sae::{LinearEncoder, SaeSettings, check_centring},
     settings::{CommonSettings, DictionarySettings, VariantSettings},
@@ -80,10 +80,15 @@ impl VariantSettings for MatryoshkaSettings {
         self.levels(common.features())?;
         check_centring(self.apply_b_dec_to_input, common, (&self.hook_point_in, &self.hook_point_out))
     }
-    fn build(&self, q: &mut Queue, settings: &DictionarySettings) -> Result<Box<dyn Dictionary>> {
-        let encoder = LinearEncoder::zeros(q, settings, false)?;
+    fn build(
+        &self,
+        q: &mut Queue,
+        settings: &DictionarySettings,
+        share: Share,
+    ) -> Result<Box<dyn Dictionary>> {
+        let encoder = LinearEncoder::zeros(q, settings, false, &share)?;
         let widths = self.levels(settings.d_sae())?;
         let extras = Extras { centred: self.apply_b_dec_to_input, widths, ..Extras::default() };
-        Ok(Box::new(Coder::with(q, settings, Box::new(encoder), "W_D", extras)?))
+        Ok(Box::new(Coder::with(q, settings, share, Box::new(encoder), "W_D", extras)?))
     }
 }

@@ -17,14 +17,14 @@ impl Initialise for Molt {
 
     /// All matrices uniform within `±1/√S`, whatever the bounds.
     fn init_random(&mut self, q: &mut Queue, init: &RandomInit) -> Result<()> {
-        let largest = self.params().iter().map(|p| p.value.len()).max().unwrap_or(0);
+        let largest = self.params().iter().map(|p| p.whole_len()).max().unwrap_or(0);
         let mut parts = RandomParts::new(largest);
         self.base.running.set(None);
         let bound = 1.0 / (self.base.settings.d_sae() as f32).sqrt();
         let mut matrices = vec![&mut self.w_e];
         matrices.extend(self.ranks.iter_mut().flat_map(|t| [&mut t.u, &mut t.v]));
         for p in matrices {
-            q.random(RandomKind::Uniform, (-bound, bound), init.seed, parts.take(), &mut p.value)?;
+            p.random(q, RandomKind::Uniform, (-bound, bound), init.seed, parts.take())?;
         }
         q.fill(&mut self.b_e.value, 0.0)?;
         if let Some(b_d) = &mut self.b_d {

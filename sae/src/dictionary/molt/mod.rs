@@ -12,7 +12,7 @@ mod transforms;
 pub use settings::{MoltSettings, Rank};
 
 use super::{
-    Base, Codes, Coefficients, DeadFeatures, Dictionary, LossTerms, Param, StepInput,
+    Base, Codes, Coefficients, DeadFeatures, Dictionary, LossTerms, Param, Share, StepInput,
     coder::blocks,
     grad,
     heads::{self, Heads, Way},
@@ -44,27 +44,33 @@ pub(super) struct Molt {
 
 impl Molt {
     /// Zeros.
-    pub fn zeros(q: &mut Queue, settings: &DictionarySettings, own: &MoltSettings) -> Result<Self> {
+    pub fn zeros(
+        q: &mut Queue,
+        settings: &DictionarySettings,
+        own: &MoltSettings,
+        share: Share,
+    ) -> Result<Self> {
         let (s, d) = (settings.d_sae(), settings.d_model());
         let (mut ranks, mut first) = (Vec::new(), 0);
         for (rank, &n) in &own.rank_counts {
-            ranks.push(Transforms::zeros(q, d, rank.0, first..first + n)?);
-            first += n;
+            let here = n / share.model().0;
+            ranks.push(Transforms::zeros(q, (n, d, rank.0), first..first + here, share.along(0, n))?);
+            first += here;
         }
         Ok(Self {
-            base: Base::new(settings, 1),
-            w_e: Param::transposed(q, "W_E", &[d, s])?,
-            b_e: Param::zeros(q, "b_E", &[s])?,
+            w_e: Param::transposed(q, "W_E", &[d, s], share.of_features(1))?,
+            b_e: Param::zeros(q, "b_E", &[s], share.of_features(0))?,
             ranks,
             b_d: match settings.common.use_decoder_bias {
-                true => Some(Param::zeros(q, "b_D", &[d])?),
+                true => Some(Param::zeros(q, "b_D", &[d], Vec::new())?),
                 false => None,
             },
             threshold: match settings.act_fn() {
-                ActFn::JumpRelu => Some(Param::thresholds(q, &[s])?),
+                ActFn::JumpRelu => Some(Param::thresholds(q, &[s], share.of_features(0))?),
                 _ => None,
             },
-            heads: Heads::nothing(settings, 1)?,
+            heads: Heads::nothing(settings, (1, share.len()))?,
+            base: Base::new(settings, 1, share),
             entries: None,
             y_hat: None,
         })
@@ -134,7 +140,7 @@ impl Molt {
 
     /// Norms of all transforms in temporary memory, `[1, S]`.
     fn current_norms(&self, q: &mut Queue) -> Result<Tensor> {
-        let mut out = q.empty(1, self.base.settings.d_sae(), DType::F32)?;
+        let mut out = q.empty(1, self.base.features(), DType::F32)?;
         for t in &self.ranks {
             let mut uu = q.empty(t.rank, t.rank, DType::F32)?;
             let mut vv = q.empty(t.rank, t.rank, DType::F32)?;
@@ -177,15 +183,16 @@ impl Dictionary for Molt {
             p.plan_grad(arena, loss.is_some())?;
         }
         let planned = self.base.planned(loss.is_some());
-        let (sparse, k) = (planned.act_fn().has_k(), max_k.min(self.d_sae()));
-        let few = sparse && heads::by_entries(k, self.d_sae());
+        let s = self.base.features();
+        let (sparse, k) = (planned.act_fn().has_k(), max_k.min(s));
+        let few = sparse && heads::by_entries(k, s);
         for t in &mut self.ranks {
             t.plan(arena, rows.min(BLOCK), (sparse, few), loss.is_some())?;
         }
         self.entries = if sparse { Some(Entries::plan(arena, rows * k, few)?) } else { None };
         self.y_hat = Some(arena.tensor("reconstruction", rows, self.base.settings.d_model(), DType::F32)?);
         let ranks = self.base.mesh.data.size();
-        self.heads = Heads::plan(arena, &planned, 1, rows, (max_k, ranks), loss)?;
+        self.heads = Heads::plan(arena, &planned, (1, s), rows, (max_k, ranks), loss)?;
         Ok(())
     }
 

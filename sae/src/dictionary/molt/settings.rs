@@ -4,14 +4,15 @@ use super::Molt;
 use crate::{
     Error, Result,
     dictionary::{
-        Dictionary,
+        Dictionary, Share,
         settings::{CommonSettings, DictionarySettings, VariantSettings},
     },
+    parallel::placement::even,
     settings::ActFn,
 };
 use lm_saes_runtime::Queue;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 /// What a MoLT has beside the common settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -69,7 +70,25 @@ impl VariantSettings for MoltSettings {
         }
         Ok(())
     }
-    fn build(&self, q: &mut Queue, settings: &DictionarySettings) -> Result<Box<dyn Dictionary>> {
-        Ok(Box::new(Molt::zeros(q, settings, self)?))
+    /// Every rank group is divided, so that features and their transforms stay together.
+    fn divided(&self, _common: &CommonSettings) -> Vec<(usize, &'static str)> {
+        self.rank_counts.values().map(|n| (*n, "a number of transforms of rank_counts")).collect()
+    }
+    fn features(&self, _common: &CommonSettings, parts: usize, index: usize) -> Vec<Range<usize>> {
+        let mut first = 0;
+        let group = |n: &usize| {
+            let own = even(*n, parts, index);
+            first += n;
+            first - n + own.start..first - n + own.end
+        };
+        self.rank_counts.values().map(group).collect()
+    }
+    fn build(
+        &self,
+        q: &mut Queue,
+        settings: &DictionarySettings,
+        share: Share,
+    ) -> Result<Box<dyn Dictionary>> {
+        Ok(Box::new(Molt::zeros(q, settings, self, share)?))
     }
 }

@@ -4,6 +4,7 @@
 use crate::{
     Result,
     dictionary::{Param, grad},
+    parallel::placement::Cut,
 };
 use lm_saes_runtime::{
     Arena, DType, GemmOpts, MapKind, Queue, ReduceKind, SparseView, Tensor, View, ViewMut,
@@ -19,7 +20,7 @@ const MANY: usize = 64;
 /// Transforms of one rank.
 pub(super) struct Transforms {
     pub rank: usize,
-    /// Features they are.
+    /// Features they are, among those here.
     pub features: Range<usize>,
     /// `(n, d, r)` in files, each as `[r, d]` here.
     pub u: Param,
@@ -62,11 +63,15 @@ struct Work {
 }
 
 impl Transforms {
-    /// Zeros.
-    pub fn zeros(q: &mut Queue, d: usize, rank: usize, features: Range<usize>) -> Result<Self> {
-        let n = features.len();
-        let u = Param::transposed(q, &format!("U_matrices.{rank}"), &[n, d, rank])?;
-        let v = Param::zeros(q, &format!("V_matrices.{rank}"), &[n, rank, d])?;
+    /// Zeros: these features of a part of a dictionary, `cuts` of its n transforms of this rank.
+    pub fn zeros(
+        q: &mut Queue,
+        (n, d, rank): (usize, usize, usize),
+        features: Range<usize>,
+        cuts: Vec<Cut>,
+    ) -> Result<Self> {
+        let u = Param::transposed(q, &format!("U_matrices.{rank}"), &[n, d, rank], cuts.clone())?;
+        let v = Param::zeros(q, &format!("V_matrices.{rank}"), &[n, rank, d], cuts)?;
         Ok(Self { rank, features, u, v, by_entries: false, work: None })
     }
 

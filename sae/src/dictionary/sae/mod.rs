@@ -8,7 +8,7 @@ pub use settings::SaeSettings;
 pub(crate) use settings::check_centring;
 
 use super::{
-    Param, RandomInit,
+    Param, RandomInit, Share,
     coder::{Encoder, RandomParts, SparseCodes, set_row_norms},
     grad, norms_of,
     settings::DictionarySettings,
@@ -36,15 +36,18 @@ struct Gate {
 
 impl LinearEncoder {
     /// Zeros, with a gate or without.
-    pub fn zeros(q: &mut Queue, settings: &DictionarySettings, gated: bool) -> Result<Self> {
+    pub fn zeros(q: &mut Queue, settings: &DictionarySettings, gated: bool, share: &Share) -> Result<Self> {
         let (s, d) = (settings.d_sae(), settings.d_model());
-        let (w, b) = (Param::transposed(q, "W_E", &[d, s])?, Param::zeros(q, "b_E", &[s])?);
+        let mut pair = |w: &str, b: &str| -> Result<(Param, Param)> {
+            let w = Param::transposed(q, w, &[d, s], share.of_features(1))?;
+            Ok((w, Param::zeros(q, b, &[s], share.of_features(0))?))
+        };
+        let (w, b) = pair("W_E", "b_E")?;
         let gate = match gated {
-            true => Some(Gate {
-                w: Param::transposed(q, "W_E_glu", &[d, s])?,
-                b: Param::zeros(q, "b_E_glu", &[s])?,
-                factors: None,
-            }),
+            true => {
+                let (w, b) = pair("W_E_glu", "b_E_glu")?;
+                Some(Gate { w, b, factors: None })
+            }
             false => None,
         };
         Ok(Self { w, b, gate })
@@ -178,7 +181,7 @@ impl Encoder for LinearEncoder {
         let mut pairs = vec![(&mut self.w, &mut self.b)];
         pairs.extend(self.gate.as_mut().map(|g| (&mut g.w, &mut g.b)));
         for (w, b) in pairs {
-            q.random(RandomKind::Uniform, range, init.seed, parts.take(), &mut w.value)?;
+            w.random(q, RandomKind::Uniform, range, init.seed, parts.take())?;
             q.fill(&mut b.value, 0.0)?;
         }
         Ok(())

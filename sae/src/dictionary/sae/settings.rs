@@ -4,7 +4,7 @@ use super::LinearEncoder;
 use crate::{
     Error, Result,
     dictionary::{
-        Dictionary,
+        Dictionary, Share,
         coder::{Coder, Extras},
         settings::{CommonSettings, DictionarySettings, VariantSettings},
     },
@@ -90,14 +90,19 @@ impl VariantSettings for SaeSettings {
         }
         check_centring(self.apply_b_dec_to_input, common, (&self.hook_point_in, &self.hook_point_out))
     }
-    fn build(&self, q: &mut Queue, settings: &DictionarySettings) -> Result<Box<dyn Dictionary>> {
-        let encoder = LinearEncoder::zeros(q, settings, self.use_glu_encoder)?;
+    fn build(
+        &self,
+        q: &mut Queue,
+        settings: &DictionarySettings,
+        share: Share,
+    ) -> Result<Box<dyn Dictionary>> {
+        let encoder = LinearEncoder::zeros(q, settings, self.use_glu_encoder, &share)?;
         let extras = Extras {
             skip: self.use_skip_connection,
             centred: self.apply_b_dec_to_input,
             direct_threshold: self.use_direct_jumprelu_threshold,
             widths: Vec::new(),
         };
-        Ok(Box::new(Coder::with(q, settings, Box::new(encoder), "W_D", extras)?))
+        Ok(Box::new(Coder::with(q, settings, share, Box::new(encoder), "W_D", extras)?))
     }
 }
