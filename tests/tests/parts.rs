@@ -98,7 +98,8 @@ fn parts_of_any_mesh_come_from_parts_of_any_other_and_join_into_the_file_of_one_
         for dtype in [DTypeName::F32, DTypeName::Bf16] {
             let dirs: Vec<_> = (0..4).map(|_| tempfile::tempdir().unwrap()).collect();
             let [one, two, four, back] = [0, 1, 2, 3].map(|i| dirs[i].path());
-            checkpoint::save(q, &*scrambled(q, &tree), one, dtype, &Map::new()).unwrap();
+            let d = scrambled(q, &tree);
+            checkpoint::save(q, &*d, one, dtype, &Map::new()).unwrap();
             pass_on(q, one, two, &mesh(2, 1), dtype);
             pass_on(q, two, four, &mesh(4 / heads, heads), dtype);
             assert_eq!(files(four).len(), 5, "{tree}");
@@ -175,7 +176,8 @@ fn incomplete_or_mixed_parts_are_refused() {
     let tree = &variants()[1].0;
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let extras = |n: u64| Map::from_iter([("n".to_string(), json!(n))]);
-    checkpoint::save(q, &*scrambled(q, tree), one.path(), DTypeName::F32, &Map::new()).unwrap();
+    let d = scrambled(q, tree);
+    checkpoint::save(q, &*d, one.path(), DTypeName::F32, &Map::new()).unwrap();
     for (i, (model, head)) in mesh(2, 1).into_iter().enumerate() {
         let part = checkpoint::load_part(q, one.path(), STRICT, model, head).unwrap().dictionary;
         checkpoint::save(q, &*part, two.path(), DTypeName::F32, &extras(i as u64)).unwrap();

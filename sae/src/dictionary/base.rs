@@ -7,7 +7,7 @@ use crate::{
     parallel::Mesh,
     settings::{ActFn, NormActivation},
 };
-use lm_saes_runtime::View;
+use lm_saes_runtime::{Queue, Reduction, View, ViewMut};
 use std::collections::BTreeMap;
 
 /// Settings and average norms of a dictionary.
@@ -29,6 +29,11 @@ impl Base {
     pub(super) fn new(settings: &DictionarySettings, layers: usize, share: Share) -> Self {
         let running = RunningThresholds::of(settings, layers);
         Self { settings: settings.clone(), share, norms: BTreeMap::new(), running, mesh: Mesh::solo() }
+    }
+
+    /// Reduces sums over features that are partial, such as reconstructions.
+    pub(super) fn sum_over_features(&self, q: &mut Queue, x: ViewMut<'_>) -> Result<()> {
+        self.mesh.model.all_reduce(q, x, Reduction::Sum)
     }
 
     /// Features here, of each layer.

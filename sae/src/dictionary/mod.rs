@@ -16,9 +16,10 @@ mod matryoshka;
 mod molt;
 pub mod normalise;
 mod param;
+mod ranked;
 mod sae;
 pub mod settings;
-mod shards;
+pub(crate) mod shards;
 mod share;
 mod slots;
 mod subspace;
@@ -40,7 +41,7 @@ pub use sae::SaeSettings;
 pub use share::{Place, Share};
 pub use threshold::RunningThresholds;
 
-use crate::{Error, Result, training::SparsityLoss};
+use crate::{Error, Result, parallel::Mesh, training::SparsityLoss};
 use lm_saes_runtime::{Arena, DType, MapKind, Queue, ReduceKind, SparseView, Tensor, View, ViewMut};
 use param::grad;
 use settings::DictionarySettings;
@@ -305,8 +306,19 @@ pub fn build(q: &mut Queue, settings: &DictionarySettings) -> Result<Box<dyn Dic
     build_part(q, settings, Place::WHOLE, Place::WHOLE)
 }
 
+/// What of a dictionary of zeros this rank of a mesh holds, which works with the other ranks from then on.
+///
+/// # Errors
+/// Numbers of ranks that do not divide what they would share.
+pub fn build_on(q: &mut Queue, settings: &DictionarySettings, mesh: &Mesh) -> Result<Box<dyn Dictionary>> {
+    settings.validate()?;
+    let mut part = settings.variant.facts().build(q, settings, Share::on(settings, mesh)?)?;
+    part.base_mut().mesh = mesh.clone();
+    Ok(part)
+}
+
 /// The part of a dictionary of zeros that belongs to the rank at these places: among those that divide its features, and among
-/// those that divide its heads.
+/// those that divide its heads. For a part that is not built, loaded or saved but used, see [`build_on`].
 ///
 /// # Errors
 /// Numbers of ranks that do not divide what they would share.

@@ -17,7 +17,7 @@ use std::{
 };
 
 /// Where a part's metadata say what it is.
-pub(super) const PARTS: &str = "lm_saes.parts";
+pub(crate) const PARTS: &str = "lm_saes.parts";
 
 /// Which part of the whole a stored tensor is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

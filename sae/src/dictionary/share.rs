@@ -1,11 +1,18 @@
 //! The part of a dictionary that a rank holds: some of its features (the mesh's `model` axis) and of its heads (`head`), which
 //! axes of its tensors that cuts, and what the ranks that hold the other parts must add up. DISTRIBUTED §3, §4.
 
-use super::settings::DictionarySettings;
+use super::{Param, settings::DictionarySettings};
 use crate::{
     Error, Result,
-    parallel::placement::{Cut, even},
+    parallel::{
+        Axis, Mesh, Pool, Selected,
+        placement::{Cut, Over, even},
+        select_over_batch,
+    },
+    training::{LossSettings, SparsityLoss},
 };
+use bytemuck::Pod;
+use lm_saes_runtime::{Queue, Select, View};
 use std::ops::Range;
 
 /// A place among ranks that divide something.
@@ -33,27 +40,23 @@ impl Place {
 }
 
 /// What a rank holds.
-#[derive(Debug)]
+#[derive(Clone)]
 pub struct Share {
     model: Place,
     head: Place,
-    features: Vec<Range<usize>>,
+    /// The ranks that together hold the dictionary; nobody else where parts are only built, loaded and saved.
+    shards: Axis,
+    /// Features of every rank that divides them.
+    features: Vec<Vec<Range<usize>>>,
+    d_sae: usize,
 }
 
 impl Share {
-    /// Everything.
-    pub fn solo(d_sae: usize) -> Self {
-        Self { model: Place::WHOLE, head: Place::WHOLE, features: std::iter::once(0..d_sae).collect() }
-    }
-
     /// What the rank at these places holds of a dictionary.
     ///
     /// # Errors
     /// Numbers of ranks that do not divide what they would share.
     pub fn of(settings: &DictionarySettings, model: Place, head: Place) -> Result<Self> {
-        if model.size() == 1 && head.size() == 1 {
-            return Ok(Self::solo(settings.d_sae()));
-        }
         let facts = settings.variant.facts();
         let heads = facts.heads();
         if !heads.is_multiple_of(head.size()) {
@@ -66,13 +69,27 @@ impl Share {
                 return Err(Error::setting("model_parallel_size", what));
             }
         }
-        let features = facts.features(&settings.common, model.size(), model.rank());
-        Ok(Self { model, head, features })
+        let of_rank = |rank| match model.size() {
+            1 => std::iter::once(0..settings.d_sae()).collect(),
+            parts => facts.features(&settings.common, parts, rank),
+        };
+        let features = (0..model.size()).map(of_rank).collect();
+        Ok(Self { model, head, shards: Axis::default(), features, d_sae: settings.d_sae() })
+    }
+
+    /// What this rank of a mesh holds.
+    ///
+    /// # Errors
+    /// As [`Share::of`].
+    pub fn on(settings: &DictionarySettings, mesh: &Mesh) -> Result<Self> {
+        let place = |axis: &Axis| Place::new(axis.size(), axis.rank());
+        let share = Self::of(settings, place(&mesh.model), place(&mesh.head))?;
+        Ok(Self { shards: mesh.shards.clone(), ..share })
     }
 
     /// Number of features held, of each layer.
     pub fn len(&self) -> usize {
-        self.features.iter().map(Range::len).sum()
+        self.features().iter().map(Range::len).sum()
     }
 
     /// Whether there are none.
@@ -82,18 +99,34 @@ impl Share {
 
     /// Features held, ascending, by their numbers in the whole dictionary.
     pub fn features(&self) -> &[Range<usize>] {
-        &self.features
+        &self.features[self.model.rank()]
+    }
+
+    /// The runs of features held that lie together in the whole dictionary, by their numbers among those held.
+    pub(super) fn runs(&self) -> Vec<Range<usize>> {
+        let mut first = 0;
+        let run = |r: &Range<usize>| {
+            first += r.len();
+            first - r.len()..first
+        };
+        self.features().iter().map(run).collect()
     }
 
     /// Number in the whole dictionary of feature `i` of those held.
     pub fn global(&self, mut i: usize) -> usize {
-        for r in &self.features {
+        for r in self.features() {
             if i < r.len() {
                 return r.start + i;
             }
             i -= r.len();
         }
         i
+    }
+
+    /// Column among `[heads or layers, S]` of the whole dictionary of column `c` of those held.
+    pub(super) fn global_column(&self, c: usize, heads: usize) -> usize {
+        let (s, here) = (self.len(), heads / self.head.size());
+        (self.head.rank() * here + c / s) * self.d_sae + self.global(c % s)
     }
 
     /// Among how many ranks features are divided, and which of them this is.
@@ -122,28 +155,105 @@ impl Share {
         self.model.rank() == 0
     }
 
+    /// Whether this is the first of the ranks that hold the same part of a parameter.
+    pub fn counts(&self, p: &Param) -> bool {
+        let divided = |over| p.cuts.iter().any(|c| c.over == over);
+        (divided(Over::Model) || self.model.rank() == 0) && (divided(Over::Head) || self.head.rank() == 0)
+    }
+
+    /// The ranks of a selection over a batch.
+    pub(super) fn pool<'a>(
+        &self,
+        mesh: &'a Mesh,
+        place: &'a dyn Fn(usize, usize) -> (usize, usize),
+    ) -> Pool<'a> {
+        // Without others that divide the rows, all of them may have the same.
+        let ranks = if mesh.data.is_solo() { &mesh.shards } else { &mesh.world };
+        Pool { ranks, rows: mesh.data.rank(), place }
+    }
+
+    /// [`select_over_batch`] over the rows, heads and features of all ranks of a mesh; `heads` is how many heads or layers lie side by
+    /// side in all parts of `h` together.
+    pub(super) fn select_over_batch(
+        &self,
+        q: &mut Queue,
+        mesh: &Mesh,
+        heads: usize,
+        (h, select): (View<'_>, Select<'_>),
+        budget: usize,
+        out: Selected<'_>,
+    ) -> Result<()> {
+        let place = |row: usize, c: usize| (row, self.global_column(c, heads));
+        let pool = self.pool(mesh, &place);
+        select_over_batch(q, pool, h, select, budget, out)
+    }
+
+    /// Adds up numbers over all parts of the dictionary.
+    pub fn sum(&self, q: &mut Queue, values: &mut [f64]) -> Result<()> {
+        self.shards.sum_f64(q, values)
+    }
+
+    /// `[rows, S]` of the whole dictionary from this part's: rows are codes, of heads or of layers, or one.
+    pub fn whole<T: Pod>(&self, q: &mut Queue, own: &[T]) -> Result<Vec<T>> {
+        if self.is_whole() {
+            return Ok(own.to_vec());
+        }
+        let parts = self.shards.gather_bytes(q, bytemuck::cast_slice(own))?;
+        let (s, rows) = (self.len().max(1), own.len() / self.len().max(1));
+        let mut all = vec![T::zeroed(); self.head.size() * rows * self.d_sae];
+        for (part, bytes) in parts.iter().enumerate() {
+            let (head, model) = (part / self.model.size(), part % self.model.size());
+            let size = size_of::<T>();
+            let values: Vec<T> = bytes.chunks_exact(size).map(bytemuck::pod_read_unaligned).collect();
+            for (row, values) in values.chunks_exact(s).enumerate() {
+                let start = (head * rows + row) * self.d_sae;
+                let to = self.features[model].iter().cloned().flatten();
+                to.zip(values).for_each(|(i, v)| all[start + i] = *v);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Refuses a loss that ranks with some of the features cannot add up.
+    pub fn check_loss(&self, loss: &LossSettings) -> Result<()> {
+        if self.model.size() == 1 || loss.sparsity != Some(SparsityLoss::Power) || loss.p == 1.0 {
+            return Ok(());
+        }
+        let what = "is a norm over all features of a row, which ranks that divide them do not add up; with \
+                    model_parallel_size above 1 set p to 1, or use power-sum";
+        Err(Error::setting("trainer.p", what))
+    }
+
+    /// This part of `[rows, S]` of the whole dictionary; one row is that of all heads.
+    pub fn own<T: Copy>(&self, whole: &[T]) -> Vec<T> {
+        let rows = whole.len() / self.d_sae.max(1);
+        let held = if rows == 1 { 0..1 } else { even(rows, self.head.size(), self.head.rank()) };
+        let row = |r: usize| self.features().iter().cloned().flatten().map(move |i| whole[r * self.d_sae + i]);
+        held.flat_map(row).collect()
+    }
+
     /// An axis of features.
     pub(super) fn of_features(&self, axis: usize) -> Vec<Cut> {
         match self.model.size() {
             1 => Vec::new(),
-            _ => vec![Cut { axis, ranges: self.features.clone() }],
+            _ => vec![Cut { axis, ranges: self.features().to_vec(), over: Over::Model }],
         }
     }
 
     /// An axis of `n` entries that is divided as features are.
     pub(super) fn along(&self, axis: usize, n: usize) -> Vec<Cut> {
-        cut(self.model, axis, n)
+        cut(self.model, Over::Model, axis, n)
     }
 
     /// An axis of `n` heads.
     pub(super) fn of_heads(&self, axis: usize, n: usize) -> Vec<Cut> {
-        cut(self.head, axis, n)
+        cut(self.head, Over::Head, axis, n)
     }
 }
 
-fn cut(place: Place, axis: usize, n: usize) -> Vec<Cut> {
+fn cut(place: Place, over: Over, axis: usize, n: usize) -> Vec<Cut> {
     match place.size() {
         1 => Vec::new(),
-        parts => vec![Cut { axis, ranges: vec![even(n, parts, place.rank())] }],
+        parts => vec![Cut { axis, ranges: vec![even(n, parts, place.rank())], over }],
     }
 }

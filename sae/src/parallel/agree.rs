@@ -54,3 +54,18 @@ pub fn on_primary<T: Serialize + DeserializeOwned>(
         _ => done,
     }
 }
+
+/// Goes on when all ranks have come and none has failed.
+///
+/// # Errors
+/// This rank's own failure, or that another failed.
+pub fn together(q: &mut Queue, ranks: &Axis, own: Result<()>) -> Result<()> {
+    let mut failed = [f64::from(u8::from(own.is_err()))];
+    let told = ranks.sum_f64(q, &mut failed);
+    own?;
+    told?;
+    match failed[0] > 0.0 {
+        true => Err(Error::Data { what: "another rank failed here; its own message says why".into() }),
+        false => Ok(()),
+    }
+}

@@ -17,7 +17,7 @@ mod producer;
 pub mod rows;
 mod select;
 
-pub use agree::{agree, on_primary};
+pub use agree::{agree, on_primary, together};
 pub use mesh::{Axis, Mesh, MeshSize, balanced};
 pub use producer::Together;
-pub use select::{Selected, select_over_batch};
+pub use select::{Pool, Selected, select_over_batch};

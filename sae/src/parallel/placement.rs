@@ -4,6 +4,16 @@
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
+/// Which ranks of a mesh divide an axis.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Over {
+    /// Those that divide the features.
+    #[default]
+    Model,
+    /// Those that divide a crosscoder's hook points.
+    Head,
+}
+
 /// The entries of one axis that a rank holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cut {
@@ -11,6 +21,9 @@ pub struct Cut {
     pub axis: usize,
     /// Entries held, ascending and apart.
     pub ranges: Vec<Range<usize>>,
+    /// Who holds the others; files do not say.
+    #[serde(skip)]
+    pub over: Over,
 }
 
 /// Share `index` of `n` entries among `parts`, all as large: DISTRIBUTED §3 has no other. `parts` divides `n`.
@@ -60,7 +73,7 @@ mod tests {
     use super::*;
 
     fn cut(axis: usize, ranges: &[Range<usize>]) -> Cut {
-        Cut { axis, ranges: ranges.to_vec() }
+        Cut { axis, ranges: ranges.to_vec(), over: Over::Model }
     }
 
     #[test]

@@ -43,6 +43,7 @@ pub(super) fn ratio(
     }
     let data = dictionary.base().mesh.data.clone();
     data.sum_f64(q, &mut sums)?;
+    dictionary.share().sum(q, &mut sums)?;
     let ratio = sums[0] / sums[1];
     Ok(if ratio.is_finite() && ratio > 0.0 { ratio } else { 1.0 })
 }

@@ -3,8 +3,8 @@
 
 use crate::{
     Result,
-    dictionary::{Codes, Coefficients, Dictionary, LossTerms, ParamGroup, StepInput},
-    parallel::Axis,
+    dictionary::{Codes, Coefficients, Dictionary, LossTerms, ParamGroup, Share, StepInput},
+    parallel::Mesh,
     training::optimizer::GradientNorms,
 };
 use lm_saes_runtime::{Arena, DType, MapKind, Queue, ReduceKind, Reduction, Tensor, View};
@@ -35,8 +35,9 @@ pub struct MetricWindow {
     rows: Tensor,
     /// Σf and the number of active features over the batch, `[1, 2]`.
     total: Tensor,
-    /// Who has the other rows of each batch.
-    data: Axis,
+    /// Who has the other rows of each batch, and which part of the dictionary is here.
+    mesh: Mesh,
+    share: Share,
 }
 
 /// Sums over steps. Serialised bit by bit, so that a resumed run records the same numbers.
@@ -110,7 +111,8 @@ impl MetricWindow {
             averaged_heads: dictionary.averaged_heads(),
             layers: dictionary.layer_metrics(),
             own: BTreeMap::new(),
-            data: dictionary.base().mesh.data.clone(),
+            mesh: dictionary.base().mesh.clone(),
+            share: dictionary.share().clone(),
         })
     }
 
@@ -145,35 +147,36 @@ impl MetricWindow {
         // Without a mask the total is that of the rows that count; with one, the counters know.
         let counted = if input.mask.is_some() { (self.count_fired(q)? - before) as f64 } else { active };
         let mut sums = [total, active, counted];
-        self.data.sum_f64(q, &mut sums)?;
+        self.mesh.data.sum_f64(q, &mut sums)?;
+        self.share.sum(q, &mut sums)?;
         let [total, active, counted] = sums;
         self.sums.values[FEATURE_ACT] += if active > 0.0 { total / active } else { 0.0 };
         self.last = (counted / (input.n_tokens.max(1) * self.averaged_heads) as f64, 0.0);
         let reconstructions = dictionary.reconstruction();
-        let heads = input.labels.len() as f64;
-        let mut l_rec = 0.0;
+        let heads = (input.labels.len() * self.mesh.head.size()) as f64;
+        let mut fits = [0.0; 5];
         for (l, (y, yhat)) in input.labels.iter().zip(reconstructions).enumerate() {
             let r = self.row_sums(q, *y, yhat, input.weight)?;
             let mut sums = fit_sums(&r, y.rows(), weight);
-            self.data.sum_f64(q, &mut sums)?;
+            self.mesh.data.sum_f64(q, &mut sums)?;
             let f = fit(sums);
-            for (slot, value) in
-                [(EV, f.ev), (EV_LEGACY, f.ev_legacy), (ERROR, f.error), (ERROR_RATIO, f.error_ratio)]
-            {
-                self.sums.values[slot] += value / heads;
-            }
+            let each = [f.ev, f.ev_legacy, f.error, f.error_ratio, f.l_rec];
+            fits.iter_mut().zip(each).for_each(|(sum, value)| *sum += value / heads);
             if let Some(prefix) = self.layers {
                 *self.own.entry(format!("{prefix}/layer{l}/explained_variance")).or_default() += f.ev;
             }
-            self.last.1 += f.ev / heads;
-            l_rec += f.l_rec / heads;
         }
+        self.mesh.head.sum_f64(q, &mut fits)?;
+        for (slot, value) in [EV, EV_LEGACY, ERROR, ERROR_RATIO].into_iter().zip(fits) {
+            self.sums.values[slot] += value;
+        }
+        self.last.1 = fits[0];
         for (name, value) in dictionary.own_metrics(q, input, weight)? {
             *self.own.entry(name).or_default() += value;
         }
         self.sums.steps += 1;
         self.sums.tokens += input.n_tokens as u64;
-        Ok(l_rec)
+        Ok(fits[4])
     }
 
     /// Adds the losses of a step.
@@ -182,8 +185,11 @@ impl MetricWindow {
         let l_s = match dictionary.row_penalty() {
             Some(rows) => {
                 let rows: Vec<f32> = q.download(rows)?;
-                let mut sums = [rows.iter().map(|&v| f64::from(v)).sum::<f64>(), rows.len() as f64];
-                self.data.sum_f64(q, &mut sums)?;
+                // What features add to a row is here in part, the row counts once.
+                let counted = if self.share.leads() { rows.len() as f64 } else { 0.0 };
+                let mut sums = [rows.iter().map(|&v| f64::from(v)).sum::<f64>(), counted];
+                self.mesh.data.sum_f64(q, &mut sums)?;
+                self.share.sum(q, &mut sums)?;
                 sums[0] / sums[1].max(1.0)
             }
             None => terms.l_s.map_or(0.0, f64::from),
@@ -216,15 +222,15 @@ impl MetricWindow {
         Ok(fired.iter().filter(|&&n| n == 0).count() as f64 / fired.len().max(1) as f64)
     }
 
-    /// Rows of all ranks in which each feature was active.
+    /// Rows of all ranks in which each feature of the whole dictionary was active.
     fn fired(&self, q: &mut Queue) -> Result<Vec<u32>> {
-        let own: Vec<u32> = q.download(&self.fired)?;
-        if self.data.is_solo() {
-            return Ok(own);
+        let mut own: Vec<u32> = q.download(&self.fired)?;
+        if !self.mesh.data.is_solo() {
+            let mut all = q.tensor(1, own.len(), &own)?;
+            self.mesh.data.all_reduce(q, &mut all, Reduction::Sum)?;
+            own = q.download(&all)?;
         }
-        let mut all = q.tensor(1, own.len(), &own)?;
-        self.data.all_reduce(q, &mut all, Reduction::Sum)?;
-        Ok(q.download(&all)?)
+        self.share.whole(q, &own)
     }
 
     fn count_fired(&self, q: &mut Queue) -> Result<u64> {
@@ -249,7 +255,7 @@ impl MetricWindow {
             ("metrics/l2_norm_error_ratio", self.mean(ERROR_RATIO)),
         ]));
         if let Some(prefix) = self.layers {
-            for (l, fired) in fired.chunks(self.fired.cols().max(1)).enumerate() {
+            for (l, fired) in fired.chunks((fired.len() / self.fired.rows().max(1)).max(1)).enumerate() {
                 all.extend(self.frequencies(fired, &format!("_layer{l}")));
                 all.push((format!("{prefix}/layer{l}/l0"), self.per_token(fired)));
             }
@@ -301,19 +307,31 @@ impl MetricWindow {
             ("metrics/gradient_norm_before_clipping", self.sums.values[GRAD_BEFORE]),
             ("details/current_learning_rate", facts.lr),
             ("details/n_training_tokens", facts.tokens_before as f64),
-            ("metrics/encoder_norm", mean(&dictionary.encoder_norms(q)?)),
-            ("metrics/decoder_norm", mean(&dictionary.decoder_norms(q)?)),
         ]));
+        for (name, norms) in
+            [("encoder", dictionary.encoder_norms(q)?), ("decoder", dictionary.decoder_norms(q)?)]
+        {
+            all.push((format!("metrics/{name}_norm"), self.mean_over_parts(q, mean(&norms))?));
+        }
         if let Some(norm) = decoder_bias_norm(q, dictionary)? {
+            let norm = self.mean_over_parts(q, norm)?;
             all.push(("metrics/decoder_bias_norm".into(), norm));
         }
         if facts.has_k {
             all.push(("sparsity/k".into(), c.k as f64));
         }
         if let Some(threshold) = mean_threshold(q, dictionary)? {
+            let threshold = self.mean_over_parts(q, threshold)?;
             all.push(("metrics/mean_jumprelu_threshold".into(), threshold));
         }
         Ok(all)
+    }
+
+    /// Parts of a dictionary are equally large.
+    fn mean_over_parts(&self, q: &mut Queue, own: f64) -> Result<f64> {
+        let mut sum = [own];
+        self.share.sum(q, &mut sum)?;
+        Ok(sum[0] / self.share.part().1 as f64)
     }
 
     /// The window as saved in a snapshot.
@@ -335,8 +353,8 @@ impl MetricWindow {
         }
         self.own = saved.own.iter().map(|(name, &v)| (name.clone(), f64::from_bits(v))).collect();
         // The counters of the ranks are added up: one of them goes on with what was saved.
-        match self.data.rank() {
-            0 => Ok(q.upload(&saved.fired, &mut self.fired)?),
+        match self.mesh.data.rank() {
+            0 => Ok(q.upload(&self.share.own(&saved.fired), &mut self.fired)?),
             _ => Ok(q.fill(&mut self.fired, 0.0)?),
         }
     }
@@ -374,7 +392,7 @@ impl MetricWindow {
         let b = y.rows();
         let mut mean = self.mean.view_mut().slice_cols(0..y.cols());
         q.reduce_rows(ReduceKind::Sum, y, Some(weight), mean.reborrow(), 0.0)?;
-        self.data.all_reduce(q, mean.reborrow(), Reduction::Sum)?;
+        self.mesh.data.all_reduce(q, mean.reborrow(), Reduction::Sum)?;
         let mut at = 0;
         while at < b {
             let n = BLOCK.min(b - at);

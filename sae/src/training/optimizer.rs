@@ -4,6 +4,7 @@
 use crate::{
     Error, Result,
     dictionary::{Dictionary, GradientPart, ParamGroup},
+    parallel::Axis,
     settings::{OptimizerKind, TrainerSettings},
 };
 use lm_saes_runtime::{AdamArgs, Arena, DType, MapKind, Queue, ReduceKind, Reduction, Tensor};
@@ -20,6 +21,8 @@ pub struct Optimizer {
     stats: Tensor,
     /// The same of one part, `[1, 2]`.
     part_stats: Tensor,
+    /// Who has the other parts of the parameters.
+    shards: Axis,
     /// `[1, widest parameter]`, column sums on the way to `stats`.
     columns: Tensor,
 }
@@ -35,6 +38,8 @@ pub struct Moments {
     /// Updates made.
     pub t: u64,
     group: ParamGroup,
+    /// Whether this rank counts its part of the parameter.
+    counts: bool,
 }
 
 /// Root mean squares over the non-zero entries of the gradient.
@@ -59,6 +64,7 @@ impl Optimizer {
                 v: arena.tensor(&format!("{} second moment", p.name), rows, cols, DType::F32)?,
                 t: 0,
                 group: p.group,
+                counts: dictionary.share().counts(p),
             });
         }
         let widest = params.iter().map(|p| p.value.cols()).max().unwrap_or(0);
@@ -67,6 +73,7 @@ impl Optimizer {
             betas: s.betas,
             clip: s.clip_grad_norm,
             moments,
+            shards: dictionary.base().mesh.shards.clone(),
             stats: arena.tensor("gradient statistics", params.len(), 2, DType::F32)?,
             part_stats: arena.tensor("statistics of a part", 1, 2, DType::F32)?,
             columns: arena.tensor("gradient column sums", 1, widest, DType::F32)?,
@@ -215,11 +222,17 @@ impl Optimizer {
         })
     }
 
-    /// (Σg², non-zero entries) of each parameter.
+    /// (Σg², non-zero entries) of each parameter, over all its parts.
     fn read(&self, q: &mut Queue, step: u64) -> Result<Vec<(f64, f64)>> {
         let flat: Vec<f32> = q.download(&self.stats)?;
-        let stats: Vec<(f64, f64)> =
-            flat.chunks_exact(2).map(|c| (f64::from(c[0]), f64::from(c[1]))).collect();
+        let mut flat: Vec<f64> = flat.into_iter().map(f64::from).collect();
+        if !self.shards.is_solo() {
+            for (stats, _) in flat.chunks_exact_mut(2).zip(&self.moments).filter(|(_, m)| !m.counts) {
+                stats.fill(0.0);
+            }
+            self.shards.sum_f64(q, &mut flat)?;
+        }
+        let stats: Vec<(f64, f64)> = flat.chunks_exact(2).map(|c| (c[0], c[1])).collect();
         match stats.iter().zip(&self.moments).find(|(s, _)| !s.0.is_finite()) {
             Some((_, m)) => Err(Error::NonFinite {
                 step,

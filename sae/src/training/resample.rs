@@ -5,7 +5,7 @@ use super::optimizer::Optimizer;
 use crate::{
     Error, Result,
     data::random::{Use, unit},
-    dictionary::{DeadFeatures, Dictionary, StepInput},
+    dictionary::{DeadFeatures, Dictionary, Share, StepInput},
     parallel::Axis,
     settings::TrainerSettings,
 };
@@ -30,14 +30,16 @@ pub(super) fn resample(
     step: u64,
 ) -> Result<u64> {
     let flags: Vec<u8> = q.download(&dead.dead)?;
-    if flags.iter().all(|&d| d == 0) {
+    let (norms, share) = (dictionary.encoder_norms(q)?, dictionary.share().clone());
+    let (living, total_dead) = survey(q, &share, &norms, &flags)?;
+    if total_dead == 0 {
         return Ok(0);
     }
     let ([x], [y]) = (&input.inputs[..], &input.labels[..]) else {
         let what = "needs one hook point in and one out; set it to 0";
         return Err(Error::setting("trainer.resample_frequency", what));
     };
-    let norm = settings.resample_encoder_scale as f32 * mean_of_living(&dictionary.encoder_norms(q)?, &flags);
+    let norm = settings.resample_encoder_scale as f32 * living;
     let data = dictionary.base().mesh.data.clone();
     let own = squared_losses(q, &*dictionary, *y, weight)?;
     let squares = data.gather_bytes(q, &bytes_of(&own))?;
@@ -50,7 +52,7 @@ pub(super) fn resample(
     let drawn: Vec<(usize, usize)> = (0..flags.len())
         .filter(|&i| flags[i] != 0)
         .map(|i| {
-            let draw = unit(settings.resample_seed, Use::Resample, step << 32 | i as u64) * total;
+            let draw = unit(settings.resample_seed, Use::Resample, step << 32 | share.global(i) as u64) * total;
             (i, chances.partition_point(|&c| c <= draw).min(chances.len() - 1))
         })
         .collect();
@@ -63,7 +65,7 @@ pub(super) fn resample(
         }
     }
     q.upload(&since, &mut dead.since)?;
-    Ok(drawn.len() as u64)
+    Ok(total_dead)
 }
 
 /// Inputs and labels, one after the other, of the rows drawn; each comes from the rank that holds it, whose rows are `own`.
@@ -98,11 +100,18 @@ fn bytes_of(values: &[f64]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
-/// Mean encoder norm of living features, or of all when none lives.
-fn mean_of_living(norms: &[f32], dead: &[u8]) -> f32 {
-    let living: Vec<f32> = norms.iter().zip(dead).filter(|(_, d)| **d == 0).map(|(n, _)| *n).collect();
-    let counted = if living.is_empty() { norms } else { &living };
-    counted.iter().sum::<f32>() / counted.len().max(1) as f32
+/// Mean encoder norm of living features, or of all when none lives, and how many are dead, over all parts of the dictionary.
+fn survey(q: &mut Queue, share: &Share, norms: &[f32], dead: &[u8]) -> Result<(f32, u64)> {
+    // Sums and counts of the living and of all.
+    let mut sums = [0.0; 4];
+    for (norm, dead) in norms.iter().map(|n| f64::from(*n)).zip(dead) {
+        let living = f64::from(u8::from(*dead == 0));
+        sums.iter_mut().zip([norm * living, living, norm, 1.0]).for_each(|(sum, v)| *sum += v);
+    }
+    share.sum(q, &mut sums)?;
+    let [living, n_living, all, n] = sums;
+    let mean = if n_living > 0.0 { living / n_living } else { all / n.max(1.0) };
+    Ok((mean as f32, (n - n_living) as u64))
 }
 
 /// Running sums over the rows of all ranks, and which of those are this rank's.

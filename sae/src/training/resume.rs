@@ -4,14 +4,21 @@
 use super::{metrics::SavedWindow, schedules::Schedules, snapshot, source::BatchSource, trainer::Trainer};
 use crate::{
     Error, Result,
-    dictionary::checkpoint,
+    dictionary::{
+        checkpoint,
+        shards::{PARTS, Placed, Weights, part_file},
+    },
+    parallel::placement::{part_shape, runs},
     settings::{DTypeName, TrainerSettings},
-    tensorfile::{self, Precision, Slot, TensorFile, in_pieces},
+    tensorfile::{self, Precision, Slot, in_pieces},
 };
 use lm_saes_runtime::Queue;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
-use std::path::{Path, PathBuf};
+use serde_json::{Map, Value, json};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 const STATE: &str = "trainer.json";
 const MOMENTS: &str = "optimizer.safetensors";
@@ -46,7 +53,13 @@ impl Trainer {
     pub(super) fn state(&self, q: &mut Queue, identity: &Value) -> Result<Saved> {
         let moments = self.parts.optimizer.moments();
         let window = self.parts.window.as_ref().map(|w| w.save(q)).transpose()?;
-        let since = self.parts.dead.as_ref().map(|d| q.download(&d.since)).transpose()?;
+        let since = match &self.parts.dead {
+            Some(dead) => {
+                let own: Vec<u32> = q.download(&dead.since)?;
+                Some(self.dictionary.share().whole(q, &own)?)
+            }
+            None => None,
+        };
         Ok(Saved {
             version: env!("CARGO_PKG_VERSION").into(),
             step: self.step,
@@ -61,22 +74,35 @@ impl Trainer {
         })
     }
 
-    /// Writes tensors and `saved` into `dir`; one rank does.
+    /// Writes tensors into `dir`, and on the first rank `saved`. Of the ranks that hold the same part of the dictionary one does.
     pub(super) fn save_as(&self, q: &mut Queue, saved: &Saved, dir: &Path) -> Result<()> {
         // Always in full precision, whatever the final weights will be stored as.
         checkpoint::save(q, &*self.dictionary, dir, DTypeName::F32, &Map::new())?;
-        let moments = self.parts.optimizer.moments();
-        let tensors: Vec<Slot> = moments
-            .iter()
-            .flat_map(|m| {
-                let shape = [m.m.rows(), m.m.cols()];
-                ["m", "v"].map(|which| Slot::new(format!("{which}.{}", m.name), shape))
-            })
-            .collect();
-        tensorfile::write_with(&dir.join(MOMENTS), &tensors, Precision::F32, &[], |i, put| {
+        let (moments, params) = (self.parts.optimizer.moments(), self.dictionary.params());
+        let share = self.dictionary.share();
+        let (mut tensors, mut placed) = (Vec::new(), BTreeMap::new());
+        for (m, p) in moments.iter().zip(&params) {
+            for which in ["m", "v"] {
+                let name = format!("{which}.{}", m.name);
+                let (whole, cuts) = p.held_placement();
+                let shape = match share.is_whole() {
+                    true => vec![m.m.rows(), m.m.cols()],
+                    false => part_shape(&whole, &cuts),
+                };
+                tensors.push(Slot::new(&*name, shape));
+                placed.insert(name, Placed { whole, cuts });
+            }
+        }
+        let (file, metadata) = match (share.is_whole(), share.part()) {
+            (true, _) => (dir.join(MOMENTS), Vec::new()),
+            (false, (index, count)) => {
+                (part_file(&dir.join(MOMENTS), index, count), vec![(PARTS, json!(placed).to_string())])
+            }
+        };
+        tensorfile::write_with(&file, &tensors, Precision::F32, &metadata, |i, put| {
             in_pieces(q, if i % 2 == 0 { &moments[i / 2].m } else { &moments[i / 2].v }, put)
         })?;
-        snapshot::write_json(&dir.join(STATE), saved)
+        if share.part().0 == 0 { snapshot::write_json(&dir.join(STATE), saved) } else { Ok(()) }
     }
 
     /// Takes up the run saved in `dir`. Settings under `trainer` and `sae` must agree; where those under `data` do not, the
@@ -109,7 +135,7 @@ impl Trainer {
             window.restore(q, saved)?;
         }
         if let (Some(dead), Some(since)) = (&mut self.parts.dead, &saved.since) {
-            q.upload(since, &mut dead.since)?;
+            q.upload(&self.dictionary.share().own(since), &mut dead.since)?;
         }
         (self.step, self.tokens) = (saved.step, saved.tokens);
         self.anneal_gain = saved.anneal_gain.map_or(1.0, f64::from_bits);
@@ -118,11 +144,19 @@ impl Trainer {
     }
 
     fn restore_moments(&mut self, q: &mut Queue, path: &Path, updates: &[(String, u64)]) -> Result<()> {
-        let file = TensorFile::open(path)?;
-        for m in self.parts.optimizer.moments_mut() {
-            let shape = [m.m.rows(), m.m.cols()];
-            q.upload(&file.f32_shaped(&format!("m.{}", m.name), &shape)?, &mut m.m)?;
-            q.upload(&file.f32_shaped(&format!("v.{}", m.name), &shape)?, &mut m.v)?;
+        let file = Weights::open(path)?;
+        let placed: Vec<_> = self.dictionary.params().iter().map(|p| p.held_placement()).collect();
+        for (m, (whole, cuts)) in self.parts.optimizer.moments_mut().iter_mut().zip(placed) {
+            let elements: usize = whole.iter().product();
+            for (which, to) in [("m", &mut m.m), ("v", &mut m.v)] {
+                let name = format!("{which}.{}", m.name);
+                let stored = file.shape(&name)?;
+                if stored.iter().product::<usize>() != elements {
+                    let what = format!("has shape {stored:?}, expected {elements} values");
+                    return Err(Error::Tensor { path: path.into(), name, what });
+                }
+                q.upload(&file.f32_runs(&name, &runs(&whole, &cuts))?, to)?;
+            }
             let count = updates.iter().find(|(name, _)| *name == m.name);
             m.t = count.map(|(_, t)| *t).ok_or_else(|| {
                 Error::format(path.with_file_name(STATE), format!("no update count of {}", m.name))

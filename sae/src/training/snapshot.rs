@@ -40,6 +40,11 @@ pub fn latest(root: &Path) -> Result<Option<PathBuf>> {
     Ok(list(root)?.pop().map(|(_, path)| path))
 }
 
+/// Where the snapshot after `step` steps is written before it takes its name.
+pub fn aside(root: &Path, step: u64) -> PathBuf {
+    folder(root).join(format!(".{PREFIX}{step}.new"))
+}
+
 /// Writes the snapshot after `step` steps: `fill` writes into a folder aside, which then takes its name. Keeps the newest
 /// `kept`. On any error the earlier snapshots are untouched.
 pub fn write(root: &Path, step: u64, kept: usize, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
@@ -49,7 +54,7 @@ pub fn write(root: &Path, step: u64, kept: usize, fill: impl FnOnce(&Path) -> Re
         move |e| Error::io(path, e)
     };
     clear_leftovers(root)?;
-    let aside = folder.join(format!(".{PREFIX}{step}.new"));
+    let aside = aside(root, step);
     fs::create_dir_all(&aside).map_err(io(&aside))?;
     let target = folder.join(format!("{PREFIX}{step}"));
     let done = fill(&aside).and_then(|()| {

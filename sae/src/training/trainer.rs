@@ -15,7 +15,7 @@ use crate::{
     Error, Result,
     activations::Batch,
     dictionary::{Coefficients, DeadFeatures, Dictionary, LossTerms, checkpoint},
-    parallel::rows,
+    parallel::{rows, together},
     settings::TrainerSettings,
 };
 use lm_saes_runtime::{Arena, DType, Queue, View};
@@ -341,7 +341,7 @@ impl Trainer {
             trackers.iter_mut().try_for_each(|t| t.record(&record))?;
             observer.record(&record);
         }
-        if self.schedules.checkpoints.contains(&self.step) && self.dictionary.base().mesh.is_primary() {
+        if self.schedules.checkpoints.contains(&self.step) && self.dictionary.base().mesh.data.rank() == 0 {
             let file =
                 snapshot::folder(&self.settings.exp_result_path).join(format!("{}.safetensors", self.step));
             checkpoint::save_weights(q, &*self.dictionary, &file, self.dictionary.settings().dtype())?;
@@ -421,13 +421,23 @@ impl Trainer {
     fn snapshot(&mut self, q: &mut Queue, fit: &mut Fit<'_>) -> Result<()> {
         let mesh = self.dictionary.base().mesh.clone();
         let saved = self.state(q, fit.identity)?;
-        if mesh.is_primary() {
+        if mesh.data.rank() == 0 {
+            // The ranks that together hold the dictionary write side by side; the first one makes the folder and gives it its name.
             let root = self.settings.exp_result_path.clone();
-            let path = snapshot::write(&root, self.step, self.settings.snapshots_kept, |dir| {
-                self.save_as(q, &saved, dir)?;
-                fit.source.save_state(q, &dir.join(snapshot::STREAM))
-            })?;
-            fit.observer.snapshot(&path);
+            let wrote = |q: &mut Queue, own: Result<()>| together(q, &mesh.shards, own);
+            if mesh.is_primary() {
+                let path = snapshot::write(&root, self.step, self.settings.snapshots_kept, |dir| {
+                    wrote(q, Ok(()))?;
+                    let own = self.save_as(q, &saved, dir);
+                    let own = own.and_then(|()| fit.source.save_state(q, &dir.join(snapshot::STREAM)));
+                    wrote(q, own)
+                })?;
+                fit.observer.snapshot(&path);
+            } else {
+                wrote(q, Ok(()))?;
+                let own = self.save_as(q, &saved, &snapshot::aside(&root, self.step));
+                wrote(q, own)?;
+            }
         }
         // Whoever goes on has a snapshot behind it.
         mesh.world.barrier(q)
@@ -446,6 +456,7 @@ fn parts(
     let max_k = schedules.k.as_ref().map_or(top_k, |k| k.k(0).max(top_k)).min(dictionary.most_active());
     let loss = settings.loss();
     dictionary.check_loss(&loss)?;
+    dictionary.share().check_loss(&loss)?;
     dictionary.plan(step, rows, max_k, Some(&loss))?;
     let mut counters = |label, dtype| step.tensor(label, 1, dictionary.share().len(), dtype);
     let dead = if loss.auxk || settings.resample_frequency > 0 {

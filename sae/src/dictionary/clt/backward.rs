@@ -10,7 +10,7 @@ use super::{
 use crate::{
     Result,
     dictionary::{Dictionary, GradientPart, LossTerms, StepInput, coder::blocks, grad},
-    parallel::Axis,
+    parallel::Mesh,
     training::{LossSettings, SparsityLoss},
 };
 use lm_saes_runtime::{
@@ -73,7 +73,7 @@ impl Clt {
             // θ = exp(log θ)
             q.zip(MapKind::Mul, dtheta, &*theta, 1.0, 0.0, grad(log_theta)?)?;
         }
-        terms(q, &self.base.mesh.data, t, layers, input.weight, settings, l1)
+        terms(q, &self.base.mesh, t, layers, input.weight, settings, l1)
     }
 
     /// Gradients of all parameters but the decoders, which are kept; then of each decoder in turn, from codes and errors of the
@@ -318,10 +318,10 @@ fn add_spare(q: &mut Queue, turned: &Turned, entries: &mut Entries) -> Result<()
     Ok(q.zip_in_place(MapKind::Add, turned.like(spare), 1.0, 1.0, turned.like_mut(dcodes))?)
 }
 
-/// Sums the parts and brings them to the host, in one transfer; over the ranks that share the batch, too.
+/// Sums the parts and brings them to the host, in one transfer; over the ranks that share the batch or the features, too.
 fn terms(
     q: &mut Queue,
-    data: &Axis,
+    mesh: &Mesh,
     t: &mut Train,
     layers: usize,
     weight: View<'_>,
@@ -341,7 +341,8 @@ fn terms(
         q.reduce_cols(ReduceKind::SumSq, &*quad, at(scalars, SQUARES..SQUARES + 1), 0.0)?;
     }
     let mut sums: Vec<f32> = q.download(&*scalars)?;
-    data.sum_parts(q, &mut sums, &[QUAD, SQUARES])?;
+    mesh.data.sum_parts(q, &mut sums, &[QUAD, SQUARES])?;
+    mesh.model.sum_parts(q, &mut sums, &[REC])?;
     let l_rec = sums[REC] / layers as f32;
     let l_s = s.sparsity.map(|kind| match kind {
         SparsityLoss::TanhQuad => l1 * (sums[QUAD] + sums[SQUARES] / s.frequency_scale),

@@ -1,6 +1,6 @@
 //! batchlayertopk without the pre-activations of all layers at once. Each layer in turn offers what its own batch would keep of
 //! the whole budget; the best of these candidates are the best of all entries. Each layer then keeps its share of them.
-//! Among equals at the limit those of lower ranks, then of earlier layers, then of earlier rows are kept.
+//! Among equals at the limit those of ranks with earlier rows are kept, then those of earlier layers, rows and features.
 
 use super::{
     codes::LayerCodes,
@@ -9,7 +9,8 @@ use super::{
 };
 use crate::{
     Result,
-    parallel::{Axis, Selected, select_over_batch},
+    dictionary::Base,
+    parallel::{Selected, select_over_batch},
 };
 use lm_saes_runtime::{Arena, CompactArgs, DType, MapKind, Queue, Select, SparseView, Tensor, View, ViewMut};
 
@@ -65,13 +66,29 @@ impl LayerCodes {
     }
 
     /// The limit of all candidates, and how many each layer keeps.
-    pub fn settle(&mut self, q: &mut Queue, ranks: &Axis) -> Result<Vec<usize>> {
-        let len = self.len();
+    pub fn settle(&mut self, q: &mut Queue, base: &Base) -> Result<Vec<usize>> {
+        let (len, rows) = (self.len(), self.rows);
+        // Where each candidate is in its layer, for equal ones of several ranks.
+        let mut places = Vec::new();
+        if !base.mesh.is_solo() {
+            for ((_, idx), ptr) in self.layers.iter().zip(&self.ptr) {
+                let ends: Vec<u32> = q.download(ptr.view().slice_cols(0..rows + 1))?;
+                let n = ends.last().map_or(0, |&n| n as usize);
+                let columns: Vec<u32> = q.download(front(idx, n))?;
+                places.push((ends, columns));
+            }
+        }
+        let place = |l: usize, c: usize| -> (usize, usize) {
+            let (ends, columns): &(Vec<u32>, Vec<u32>) = &places[l];
+            let row = ends.partition_point(|&end| end as usize <= c) - 1;
+            (l, row * base.settings.d_sae() + base.share.global(columns[c] as usize))
+        };
         let Self { layers, merge: Some(m), thr: Some(limit), .. } = self else { return Err(mixed_up()) };
         let all = m.compared.view().slice_cols(0..layers.len() * len).reshaped(layers.len(), len);
         let (vals, idx) = (m.kept.0.view_mut(), m.kept.1.view_mut());
         let out = Selected { vals, idx, ptr: m.counts.view_mut(), limit: limit.view_mut() };
-        select_over_batch(q, ranks, all, Select::default(), len, out)?;
+        let pool = base.share.pool(&base.mesh, &place);
+        select_over_batch(q, pool, all, Select::default(), len, out)?;
         let ends: Vec<u32> = q.download(&m.counts)?;
         Ok(ends.windows(2).map(|w| (w[1] - w[0]) as usize).collect())
     }

@@ -18,6 +18,7 @@ pub use settings::CltSettings;
 
 use super::{
     Base, Codes, Coefficients, DeadFeatures, Dictionary, GradientPart, LossTerms, Param, Share, StepInput,
+    ranked::{Ranked, slots},
     settings::DictionarySettings,
 };
 use crate::{
@@ -206,6 +207,11 @@ impl Dictionary for Clt {
         let planned = self.base.planned(loss.is_some());
         let ranks = self.base.mesh.data.size();
         self.work = Work::plan(arena, &planned, (self.p.layers, self.p.s), rows, (max_k, ranks), loss)?;
+        let layers = if work::joint(planned.act_fn()) { self.p.layers } else { 1 };
+        if matches!(planned.act_fn(), ActFn::TopK | ActFn::LayerTopK) {
+            let (block, k) = (self.work.block, self.work.max_k);
+            self.work.ranked = Ranked::plan(arena, &self.base, layers, block, k)?;
+        }
         Ok(())
     }
 
@@ -232,12 +238,12 @@ impl Dictionary for Clt {
         let k = self.clamp_k(k);
         self.begin(q, x.rows(), k, false, false)?;
         if let Store::Sparse(codes) = &mut self.work.codes {
-            codes.set(x.rows(), k);
+            codes.set(x.rows(), if codes.spans_batch() { k } else { slots(k, self.p.s) });
             if codes.spans_batch() {
                 codes.set_total(self.base.mesh.data.total(q, x.rows())?);
             }
         }
-        self.encode_layer(q, l, x)?;
+        self.encode_layer(q, l, x, k)?;
         self.codes().into_iter().nth(l).ok_or_else(work::mixed_up)
     }
 

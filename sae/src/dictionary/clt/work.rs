@@ -4,6 +4,7 @@
 use super::codes::{LayerCodes, Selection};
 use crate::{
     Result,
+    dictionary::ranked::{Ranked, slots},
     settings::{ActFn, DictionarySettings},
     training::{LossSettings, SparsityLoss},
 };
@@ -36,6 +37,8 @@ pub(super) struct Work {
     /// Reconstructions `[rows, d]`, one for each layer.
     pub y_hat: Vec<Tensor>,
     pub train: Option<Train>,
+    /// The contest with other ranks for the places of a row.
+    pub ranked: Option<Ranked>,
 }
 
 /// Where feature activations are kept.
@@ -149,11 +152,11 @@ impl Work {
             Some(Selection::Batch | Selection::Merged) => rows,
             _ => (MOST_BYTES / 4 / wide).clamp(64, 4096).min(rows),
         };
-        let max_k = max_k.min(if joint(act_fn) { layers * s } else { s });
+        let max_k = max_k.min(if joint(act_fn) { layers } else { 1 } * cfg.d_sae());
         // One rank may hold all that a selection over the batch lets through.
         let most = match selection {
             Some(Selection::Batch | Selection::Merged) => max_k * ranks,
-            _ => max_k,
+            _ => slots(max_k, wide),
         };
         let mut each = |label: &str, r, c| -> Result<Vec<Tensor>> {
             (0..layers).map(|l| Ok(arena.tensor(&format!("{label} {l}"), r, c, F32)?)).collect()
@@ -180,6 +183,7 @@ impl Work {
             codes,
             y_hat,
             train: loss.map(|l| Train::plan(arena, cfg, (layers, s), rows, block, most, l)).transpose()?,
+            ranked: None,
         })
     }
 }

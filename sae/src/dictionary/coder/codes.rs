@@ -53,7 +53,7 @@ impl SparseCodes {
         (self.rows, self.k, self.budget) = (rows, k, rows * k);
     }
 
-    /// Sets the budget of a selection over a batch of which other ranks hold rows too, `total` in all.
+    /// Sets the budget of a selection over a batch of which other ranks hold rows or columns too, `total` rows in all.
     pub fn set_total(&mut self, total: usize) {
         self.budget = total * self.k;
     }

@@ -10,8 +10,7 @@ use super::{
 };
 use crate::{
     Result,
-    dictionary::{Coefficients, DeadFeatures, StepInput},
-    settings::DictionarySettings,
+    dictionary::{Base, Coefficients, DeadFeatures, StepInput},
     training::{LossSettings, SparsityLoss},
 };
 use lm_saes_runtime::{
@@ -21,7 +20,7 @@ use std::ops::Range;
 
 /// What a block's backward needs to know of the step.
 struct Step<'a> {
-    cfg: &'a DictionarySettings,
+    base: &'a Base,
     input: &'a StepInput<'a>,
     settings: &'a LossSettings,
     c: Coefficients,
@@ -32,7 +31,7 @@ impl Coder {
     /// Codes and reconstruction of `x [B, d]`.
     pub(super) fn forward_dense(&mut self, q: &mut Queue, x: View<'_>) -> Result<()> {
         for r in blocks(x.rows(), self.work.block) {
-            forward_block(q, &mut *self.encoder, &self.p, &self.base.settings, &mut self.work, x, r)?;
+            forward_block(q, &mut *self.encoder, &self.p, &self.base, &mut self.work, x, r)?;
         }
         Ok(())
     }
@@ -61,7 +60,7 @@ impl Coder {
         if let (Some(t), Some(_)) = (&mut self.work.train, &self.p.threshold) {
             q.fill(&mut t.dtheta, 0.0)?;
         }
-        let step = Step { cfg: &self.base.settings, input, settings, c, parts: *parts };
+        let step = Step { base: &self.base, input, settings, c, parts: *parts };
         for r in blocks(x.rows(), self.work.block) {
             if twice {
                 let h = self.work.h.rows_mut(0..r.len());
@@ -71,7 +70,7 @@ impl Coder {
                     q,
                     &mut *self.encoder,
                     &self.p,
-                    &self.base.settings,
+                    &self.base,
                     &mut self.work,
                     x,
                     r.clone(),
@@ -97,7 +96,7 @@ impl Coder {
             q.penalty_dense(f.rows_view(r), loss::tanh_value(settings, norms.view()), None, tanh.reborrow())?;
             q.reduce_rows(ReduceKind::Sum, tanh.as_view(), None, &mut *quad, beta)?;
         }
-        loss::quad_gain(q, &self.base.mesh.data, t, settings, l1, rows)
+        loss::quad_gain(q, &self.base.mesh, t, settings, l1, rows)
     }
 
     /// Counts activity, ages, and for the auxiliary loss prepares the scale that lets only dead features through a gate.
@@ -114,8 +113,7 @@ impl Coder {
         };
         q.fill(&mut dead.fired, 0.0)?;
         q.activity_dense(f.rows_view(0..input.weight.rows()), input.mask, &mut dead.fired)?;
-        let flags = dead_features::age(q, &self.base.mesh.data, dead, input.n_tokens, needed)?;
-        let n = dead_features::count(&flags);
+        let (n, flags) = dead_features::age(q, &self.base.mesh, dead, input.n_tokens, needed)?;
         if let (1.., Some(Aux { scale: Some(scale), .. })) = (n, &mut t.aux) {
             let living_0: Vec<f32> = flags.iter().map(|&d| f32::from(d)).collect();
             q.upload(&living_0, &mut *scale)?;
@@ -132,7 +130,7 @@ fn forward_block(
     q: &mut Queue,
     encoder: &mut dyn Encoder,
     p: &Decoder,
-    cfg: &DictionarySettings,
+    base: &Base,
     w: &mut Work,
     x: View<'_>,
     r: Range<usize>,
@@ -140,14 +138,15 @@ fn forward_block(
     let Work { codes: Store::Dense(f), h, y_hat, norms, theta, .. } = w else { return Err(mixed_up()) };
     encoder.hidden(q, x.slice_rows(r.clone()), h.rows_mut(0..r.len()))?;
     // Without a threshold the sign of h·n is that of h.
-    let scale = (theta.is_some() && cfg.gated()).then(|| norms.view());
+    let scale = (theta.is_some() && base.settings.gated()).then(|| norms.view());
     let theta = theta.as_ref().map(|t| t.view());
     let rule = CompactArgs { select: Select { scale, mask: None }, theta, thr: None };
     let mut f = f.rows_mut(r.clone());
     q.gate(h.rows_view(0..r.len()), rule, f.reborrow())?;
-    let decode = GemmOpts { bias: p.bias(), ..Default::default() };
+    let decode = GemmOpts { bias: p.bias_once(base), ..Default::default() };
     q.gemm(f.as_view(), &p.w_d.value, y_hat.rows_mut(r.clone()), decode)?;
-    loss::add_skip(q, p, x.slice_rows(r.clone()), y_hat.rows_mut(r))
+    loss::add_skip(q, base, p, x.slice_rows(r.clone()), y_hat.rows_mut(r.clone()))?;
+    base.sum_over_features(q, y_hat.rows_mut(r))
 }
 
 /// Rows `r` of a batch on their way back: pre-activations and activations `[B, S]`, norms and thresholds `[1, S]`.
@@ -165,7 +164,7 @@ impl Block<'_> {
         self.r.len()
     }
     fn gated(&self) -> bool {
-        self.step.cfg.gated()
+        self.step.base.settings.gated()
     }
 }
 
@@ -188,7 +187,7 @@ fn backward_block(
     loss::error(q, t, y_hat, step.input.labels[0], r.clone())?;
     let with_aux = (step.parts.dead > 0).then_some(step.c.auxk);
     if with_aux.is_some() {
-        forward_dead(q, p, t, h, theta, r.clone())?;
+        forward_dead(q, step.base, p, t, h, theta, r.clone())?;
     }
     loss::error_grad(q, t, step.input.weight, with_aux, step.settings.auxk_detached, 1.0, r.clone())?;
     loss::bias_grad(q, p, &t.dy, step.input.inputs[0], r.clone())?;
@@ -231,7 +230,10 @@ fn side_grads(q: &mut Queue, p: &Decoder, t: &mut Train, b: &Block<'_>, mut side
     let Some(error) = &mut t.side else { return Err(mixed_up()) };
     let (label, weight) = (b.step.input.labels[0].slice_rows(b.r.clone()), b.step.input.weight);
     let mut e = error.rows_mut(0..b.rows());
-    q.gemm(side.acts, &p.w_d.value, e.reborrow(), GemmOpts { bias: p.bias(), ..Default::default() })?;
+    let base = b.step.base;
+    let decode = GemmOpts { bias: p.bias_once(base), ..Default::default() };
+    q.gemm(side.acts, &p.w_d.value, e.reborrow(), decode)?;
+    base.sum_over_features(q, e.reborrow())?;
     q.zip_in_place(MapKind::Add, label, 1.0, -1.0, e.reborrow())?;
     q.reduce_cols(ReduceKind::SumSq, e.as_view(), t.row_aux.rows_mut(b.r.clone()), 0.0)?;
     q.zip_in_place(MapKind::Mul, weight.slice_rows(b.r.clone()), 2.0, 0.0, e.reborrow())?;
@@ -276,7 +278,7 @@ fn through_gate(q: &mut Queue, t: &mut Train, b: &Block<'_>) -> Result<()> {
     };
     let n = b.rows();
     let scale = (b.theta.is_some() && b.gated()).then_some(b.norms);
-    let jump = b.theta.map(|theta| (theta, b.step.cfg.common.jumprelu_threshold_window, dtheta.view_mut()));
+    let jump = b.theta.map(|theta| (theta, b.step.base.settings.common.jumprelu_threshold_window, dtheta.view_mut()));
     q.gate_grad(b.h, scale, jump, df.rows_view(0..n), dh.rows_mut(0..n))?;
     let (true, Some(theta)) = (b.step.parts.lp, b.theta) else { return Ok(()) };
     Ok(q.threshold_penalty(ThresholdPenaltyArgs {
@@ -300,7 +302,7 @@ fn dead_grads(q: &mut Queue, p: &mut Decoder, t: &mut Train, b: &Block<'_>) -> R
     let Aux { codes: Store::Dense(f), e_hat, scale: Some(scale), .. } = aux else { return Err(mixed_up()) };
     let n = b.rows();
     decoder_grads(q, p, f.rows_view(0..n), e_hat.rows_view(b.r.clone()), df.rows_mut(0..n), 1.0)?;
-    let jump = b.theta.map(|theta| (theta, b.step.cfg.common.jumprelu_threshold_window, dtheta.view_mut()));
+    let jump = b.theta.map(|theta| (theta, b.step.base.settings.common.jumprelu_threshold_window, dtheta.view_mut()));
     q.gate_grad(b.h, Some(scale.view()), jump, df.rows_view(0..n), spare.rows_mut(0..n))?;
     Ok(q.zip_in_place(MapKind::Add, spare.rows_view(0..n), 1.0, 1.0, dh.rows_mut(0..n))?)
 }
@@ -308,6 +310,7 @@ fn dead_grads(q: &mut Queue, p: &mut Decoder, t: &mut Train, b: &Block<'_>) -> R
 /// Activations of the dead features of rows `r` and what they reconstruct, without bias.
 fn forward_dead(
     q: &mut Queue,
+    base: &Base,
     p: &Decoder,
     t: &mut Train,
     h: View<'_>,
@@ -320,5 +323,6 @@ fn forward_dead(
     let rule = CompactArgs { select: Select { scale: Some(scale.view()), mask: None }, theta, thr: None };
     let mut f = f.rows_mut(0..r.len());
     q.gate(h, rule, f.reborrow())?;
-    Ok(q.gemm(f.as_view(), &p.w_d.value, e_hat.rows_mut(r), GemmOpts::default())?)
+    q.gemm(f.as_view(), &p.w_d.value, e_hat.rows_mut(r.clone()), GemmOpts::default())?;
+    base.sum_over_features(q, e_hat.rows_mut(r))
 }

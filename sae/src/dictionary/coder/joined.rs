@@ -11,10 +11,10 @@ use super::{
 };
 use crate::{
     Result,
-    dictionary::{Coefficients, DeadFeatures, StepInput},
+    dictionary::{Coefficients, DeadFeatures, StepInput, ranked},
     training::LossSettings,
 };
-use lm_saes_runtime::{Queue, Select, View};
+use lm_saes_runtime::{Queue, Rank, Select, View};
 use std::ops::Range;
 
 /// What blocks need to know of the step.
@@ -37,9 +37,10 @@ impl Coder {
         mut dead: Option<&mut DeadFeatures>,
     ) -> Result<()> {
         let (x, rows) = (input.inputs[0], input.inputs[0].rows());
+        let (_, slots) = self.rank(c.k);
         let Store::Sparse(codes) = &mut self.work.codes else { return Err(mixed_up()) };
         let whole = codes.spans_batch();
-        codes.set(rows, c.k.min(self.base.settings.d_sae()));
+        codes.set(rows, slots);
         let twice = whole || parts.quad() || parts.auxk;
         let mut living = None;
         if twice {
@@ -59,7 +60,7 @@ impl Coder {
         for r in blocks(rows, self.work.block) {
             let x = x.slice_rows(r.clone());
             if !twice {
-                self.forward_rows(q, x, r.clone())?;
+                self.forward_rows(q, x, r.clone(), c.k)?;
             } else if let Some(dead) = living.as_deref().filter(|_| parts.dead > 0 && !whole) {
                 self.forward_dead_rows(q, x, r.clone(), rows, parts.dead, dead)?;
             } else {
@@ -80,21 +81,25 @@ impl Coder {
         };
         let Train { path: Path::Sparse(slots), .. } = &mut *t else { return Err(mixed_up()) };
         slots.sort(q, codes.view())?;
-        mean_activity(q, &self.base.mesh.data, t, codes, norms.view(), settings, l1)
+        mean_activity(q, &self.base.mesh, t, codes, norms.view(), settings, l1)
     }
 
     /// Codes and reconstruction of rows `r`, with inputs `x`.
-    fn forward_rows(&mut self, q: &mut Queue, x: View<'_>, r: Range<usize>) -> Result<()> {
+    fn forward_rows(&mut self, q: &mut Queue, x: View<'_>, r: Range<usize>, k: usize) -> Result<()> {
         let gated = self.gated();
-        let Work { codes: Store::Sparse(codes), h, norms, y_hat, .. } = &mut self.work else {
+        let k = k.min(self.base.settings.d_sae());
+        let Work { codes: Store::Sparse(codes), h, norms, y_hat, ranked, .. } = &mut self.work else {
             return Err(mixed_up());
         };
         self.encoder.hidden(q, x, h.rows_mut(0..r.len()))?;
         let select = Select { scale: gated.then(|| norms.view()), mask: None };
         let (vals, idx) = codes.rows_mut(r.clone());
-        q.topk(h.rows_view(0..r.len()), select, vals, idx)?;
+        let ranking = (Rank::default(), h.rows_view(0..r.len()), select);
+        ranked::topk(ranked, q, ranking, k, (vals, idx))?;
         let picked = codes.window(r.clone());
-        Ok(q.sparse_mul(picked.view(), &self.p.w_d.value, self.p.bias(), y_hat.rows_mut(r), 0.0)?)
+        let bias = self.p.bias_once(&self.base);
+        q.sparse_mul(picked.view(), &self.p.w_d.value, bias, y_hat.rows_mut(r.clone()), 0.0)?;
+        self.base.sum_over_features(q, y_hat.rows_mut(r))
     }
 
     /// The best dead features of rows `r` of `rows`, with inputs `x`, and what they reconstruct, without bias.
@@ -108,17 +113,20 @@ impl Coder {
         dead: &DeadFeatures,
     ) -> Result<()> {
         let gated = self.gated();
-        let Work { norms, h, train: Some(Train { aux: Some(aux), .. }), .. } = &mut self.work else {
+        let Work { norms, h, ranked, train: Some(Train { aux: Some(aux), .. }), .. } = &mut self.work else {
             return Err(mixed_up());
         };
         let Aux { codes: Store::Sparse(codes), e_hat, k_aux, .. } = aux else { return Err(mixed_up()) };
-        codes.set(rows, n.min(*k_aux));
+        let k = n.min(*k_aux);
+        codes.set(rows, ranked::slots(k, self.base.features()));
         self.encoder.hidden(q, x, h.rows_mut(0..r.len()))?;
         let select = Select { scale: gated.then(|| norms.view()), mask: Some(dead.dead.view()) };
         let (vals, idx) = codes.rows_mut(r.clone());
-        q.topk(h.rows_view(0..r.len()), select, vals, idx)?;
+        let ranking = (Rank::default(), h.rows_view(0..r.len()), select);
+        ranked::topk(ranked, q, ranking, k, (vals, idx))?;
         let picked = codes.window(r.clone());
-        Ok(q.sparse_mul(picked.view(), &self.p.w_d.value, None, e_hat.rows_mut(r), 0.0)?)
+        q.sparse_mul(picked.view(), &self.p.w_d.value, None, e_hat.rows_mut(r.clone()), 0.0)?;
+        self.base.sum_over_features(q, e_hat.rows_mut(r))
     }
 
     /// Errors and gradients of rows `r`, on which the encoder was last; pre-activations of the block are overwritten.

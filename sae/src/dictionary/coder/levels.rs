@@ -4,7 +4,10 @@
 //! accumulated from the last level down.
 
 use super::{Decoder, codes::SparseCodes, grad, loss::CACHED_ROWS, work::blocks};
-use crate::{Result, dictionary::slots::Slots};
+use crate::{
+    Result,
+    dictionary::{Base, slots::Slots},
+};
 use lm_saes_runtime::{Arena, ByColumnView, DType, MapKind, Queue, ReduceKind, Tensor, View};
 
 /// Memory of the levels.
@@ -46,6 +49,7 @@ impl Levels {
     pub fn decode(
         &mut self,
         q: &mut Queue,
+        base: &Base,
         p: &Decoder,
         codes: &SparseCodes,
         y_hat: &mut Tensor,
@@ -56,16 +60,25 @@ impl Levels {
             let columns = self.columns(level);
             q.confine(codes.view(), columns.clone(), codes.like_mut(&mut self.idx))?;
             let part = codes.confined(&self.idx, columns.len());
-            let (bias, beta) = if level == 0 { (p.bias(), 0.0) } else { (None, 1.0) };
+            let (bias, beta) = if level == 0 { (p.bias_once(base), 0.0) } else { (None, 1.0) };
             q.sparse_mul(part, p.w_d.value.rows_view(columns), bias, y_hat.rows_mut(0..rows), beta)?;
             let Some(dy) = self.dy.get_mut(level) else { continue };
+            let shared = base.share.model().0 > 1;
+            if shared {
+                // What ranks add up is a prefix as a whole, not what a level adds to the one before.
+                q.copy(y_hat.rows_view(0..rows), dy.rows_mut(0..rows))?;
+                base.sum_over_features(q, dy.rows_mut(0..rows))?;
+            }
             for r in blocks(rows, CACHED_ROWS) {
                 let (y_hat, label) = (y_hat.rows_view(r.clone()), label.slice_rows(r.clone()));
-                q.zip(MapKind::Add, y_hat, label, 1.0, -1.0, dy.rows_mut(r.clone()))?;
+                match shared {
+                    true => q.zip_in_place(MapKind::Add, label, 1.0, -1.0, dy.rows_mut(r.clone()))?,
+                    false => q.zip(MapKind::Add, y_hat, label, 1.0, -1.0, dy.rows_mut(r.clone()))?,
+                }
                 q.reduce_cols(ReduceKind::SumSq, dy.rows_view(r.clone()), self.rec.rows_mut(r), beta)?;
             }
         }
-        Ok(())
+        base.sum_over_features(q, y_hat.rows_mut(0..rows))
     }
 
     /// From errors to gradients, with that of the last level in `last`; `row_rec` becomes the mean over the levels.

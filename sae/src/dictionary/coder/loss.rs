@@ -7,8 +7,8 @@ use super::{
 };
 use crate::{
     Result,
-    dictionary::{Coefficients, LossTerms, StepInput, reciprocals},
-    parallel::Axis,
+    dictionary::{Base, Coefficients, LossTerms, StepInput, reciprocals},
+    parallel::Mesh,
     training::{LossSettings, SparsityLoss},
 };
 use lm_saes_runtime::{
@@ -132,9 +132,15 @@ pub(super) fn bias_grad(
     Ok(q.gemm(x.slice_rows(r), dy, grad(skip)?, GemmOpts { ta: true, beta, ..Default::default() })?)
 }
 
-/// `ŷ += x·W_skip`.
-pub(super) fn add_skip(q: &mut Queue, p: &Decoder, x: View<'_>, y_hat: ViewMut<'_>) -> Result<()> {
-    let Some(skip) = &p.skip else { return Ok(()) };
+/// `ŷ += x·W_skip`, on one of the ranks whose ŷ are added up.
+pub(super) fn add_skip(
+    q: &mut Queue,
+    base: &Base,
+    p: &Decoder,
+    x: View<'_>,
+    y_hat: ViewMut<'_>,
+) -> Result<()> {
+    let Some(skip) = p.skip.as_ref().filter(|_| base.share.leads()) else { return Ok(()) };
     Ok(q.gemm(x, &skip.value, y_hat, GemmOpts { beta: 1.0, ..Default::default() })?)
 }
 
@@ -172,14 +178,14 @@ pub(super) fn tanh_value<'a>(loss: &LossSettings, norms: View<'a>) -> PenaltyArg
 /// From this rank's column sums of tanh over `rows` rows in `t.quad`: the mean q, the gain `λ(1 + 2q/scale)`, and both parts of `Σ q + q²/scale`.
 pub(super) fn quad_gain(
     q: &mut Queue,
-    data: &Axis,
+    mesh: &Mesh,
     t: &mut Train,
     loss: &LossSettings,
     l1: f32,
     rows: usize,
 ) -> Result<()> {
-    let rows = data.total(q, rows)?;
-    data.all_reduce(q, &mut t.quad, Reduction::Sum)?;
+    let rows = mesh.data.total(q, rows)?;
+    mesh.data.all_reduce(q, &mut t.quad, Reduction::Sum)?;
     q.map_in_place(MapKind::Affine, 1.0 / rows as f32, 0.0, &mut t.quad)?;
     q.map(MapKind::Affine, &t.quad, 2.0 * l1 / loss.frequency_scale, l1, &mut t.quad_gain)?;
     q.reduce_cols(ReduceKind::Sum, &t.quad, Train::scalar(&mut t.scalars, PENALTY), 0.0)?;
@@ -224,10 +230,10 @@ pub(super) fn finish_grads(
     Ok(q.zip(MapKind::Mul, &t.dtheta, theta, 1.0, 0.0, grad(own)?)?)
 }
 
-/// Sums the parts and brings them to the host, in one transfer; over the ranks that share the batch, too.
+/// Sums the parts and brings them to the host, in one transfer; over the ranks that share the batch or the features, too.
 pub(super) fn terms(
     q: &mut Queue,
-    data: &Axis,
+    mesh: &Mesh,
     t: &mut Train,
     parts: Parts,
     weight: View<'_>,
@@ -253,7 +259,10 @@ pub(super) fn terms(
     let mut s: Vec<f32> = q.download(&t.scalars)?;
     // These two were made of sums over all ranks.
     let whole = parts.quad() || parts.target;
-    data.sum_parts(q, &mut s, if whole { &[PENALTY, QUAD_SQUARES] } else { &[] })?;
+    mesh.data.sum_parts(q, &mut s, if whole { &[PENALTY, QUAD_SQUARES] } else { &[] })?;
+    // Errors are of whole reconstructions, and the target's sums are of all features already.
+    let known = if parts.target { &[REC, AUX, PENALTY, QUAD_SQUARES][..] } else { &[REC, AUX] };
+    mesh.model.sum_parts(q, &mut s, known)?;
     let l_s = parts.sparsity.map(|kind| match kind {
         SparsityLoss::TanhQuad => c.l1 * (s[PENALTY] + s[QUAD_SQUARES] / loss.frequency_scale),
         SparsityLoss::Power | SparsityLoss::PowerSum | SparsityLoss::Tanh | SparsityLoss::TargetL0 => {

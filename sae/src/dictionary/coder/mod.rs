@@ -26,7 +26,9 @@ pub(crate) use work::blocks;
 
 use super::{
     Base, Codes, Coefficients, DeadFeatures, Dictionary, LossTerms, Param, Share, StepInput, checkpoint,
-    grad, row_norms,
+    grad,
+    ranked::Ranked,
+    row_norms,
 };
 use crate::{
     Error, Result,
@@ -122,6 +124,11 @@ impl Decoder {
     fn bias(&self) -> Option<View<'_>> {
         self.b_d.as_ref().map(|b| b.value.view())
     }
+
+    /// The bias, on one of the ranks whose reconstructions are added up.
+    fn bias_once(&self, base: &Base) -> Option<View<'_>> {
+        self.bias().filter(|_| base.share.leads())
+    }
 }
 
 impl Coder {
@@ -151,7 +158,7 @@ impl Coder {
             &mut Arena::planning("nothing"),
             settings,
             share.len(),
-            &Needs::new(&*encoder, &extras, 1),
+            &Needs::new(&*encoder, &extras, 1, &share),
             0,
             0,
             None,
@@ -277,12 +284,17 @@ impl Coder {
         }
         let gated = self.gated();
         let Work { train: Some(t), norms, theta, .. } = &mut self.work else { return Err(work::mixed_up()) };
-        target::finish(q, &self.base.mesh.data, t, gated.then_some(&*norms), settings, c.l1)?;
+        target::finish(q, &self.base.mesh, t, gated.then_some(&*norms), settings, c.l1)?;
         loss::finish_grads(q, &mut self.p, t, parts, norms, theta.as_ref())?;
         if let (true, Some(b_d)) = (self.extras.centred, &mut self.p.b_d) {
+            // The bias of the output counts once, what comes through the encoder from every rank.
+            if !self.base.share.leads() {
+                q.fill(grad(b_d)?, 0.0)?;
+            }
             self.encoder.centre_grad(q, grad(b_d)?)?;
+            self.base.sum_over_features(q, grad(b_d)?.view_mut())?;
         }
-        let terms = loss::terms(q, &self.base.mesh.data, t, parts, input.weight, settings, c)?;
+        let terms = loss::terms(q, &self.base.mesh, t, parts, input.weight, settings, c)?;
         self.side_loss = terms.l_aux.filter(|_| parts.side);
         Ok(terms)
     }
@@ -341,9 +353,14 @@ impl Dictionary for Coder {
             let what = "groupmax has top_k groups from the beginning; set k_warmup_steps to 0";
             return Err(Error::setting("trainer.initial_k", what));
         }
-        let needs = Needs::new(&*self.encoder, &self.extras, self.base.mesh.data.size());
+        let needs = Needs::new(&*self.encoder, &self.extras, self.base.mesh.data.size(), &self.base.share);
         let planned = self.base.planned(loss.is_some());
         self.work = Work::plan(arena, &planned, self.base.features(), &needs, rows, max_k, loss)?;
+        if planned.act_fn().has_k() {
+            let aux = loss.filter(|l| l.auxk).map_or(0, |l| l.k_aux);
+            let k = max_k.max(aux).min(self.base.settings.d_sae());
+            self.work.ranked = Ranked::plan(arena, &self.base, 1, self.work.most_block, k)?;
+        }
         self.encoder.plan(arena, self.work.most_block, loss.is_some())
     }
 

@@ -10,18 +10,25 @@ use super::{
 };
 use crate::{
     Result,
-    dictionary::{Coefficients, DeadFeatures, StepInput, slots::Slots},
-    parallel::{Axis, Selected, select_over_batch},
+    dictionary::{
+        Base, Coefficients, DeadFeatures, StepInput,
+        ranked::{self, Ranked},
+        slots::Slots,
+    },
+    parallel::{Mesh, Selected},
     settings::ActFn,
     training::{LossSettings, SparsityLoss},
 };
 use lm_saes_runtime::{Queue, Rank, Select, Tensor, View};
 
-/// Where pre-activations go, how many rows of them at a time, and who has the other rows of the batch.
+/// Where pre-activations go, how many rows of them at a time, and what other ranks have of the batch.
 struct Hidden<'a> {
     h: &'a mut Tensor,
     block: usize,
-    ranks: &'a Axis,
+    base: &'a Base,
+    /// For a ranking by rows: its budget, and the contest with other ranks.
+    k: usize,
+    ranked: &'a mut Option<Ranked>,
 }
 
 impl Coder {
@@ -29,24 +36,33 @@ impl Coder {
     pub(super) fn forward_sparse(&mut self, q: &mut Queue, x: View<'_>, k: usize) -> Result<()> {
         self.select_sparse(q, x, k)?;
         let Work { codes: Store::Sparse(codes), y_hat, .. } = &mut self.work else { return Err(mixed_up()) };
-        decode(q, &self.p, codes, x, y_hat)
+        decode(q, &self.base, &self.p, codes, x, y_hat)
     }
 
-    /// How a row is ranked.
-    fn rank(&self, k: usize) -> Rank {
+    /// How a row is ranked, and how many slots it has here for a budget of `k` features.
+    pub(super) fn rank(&self, k: usize) -> (Rank, usize) {
         let act_fn = self.base.settings.act_fn();
-        Rank { abs: act_fn == ActFn::AbsTopK, groups: if act_fn == ActFn::GroupMax { k } else { 1 } }
+        let (k, abs) = (k.min(self.base.settings.d_sae()), act_fn == ActFn::AbsTopK);
+        match act_fn {
+            ActFn::GroupMax => (Rank { abs, groups: k / self.base.share.model().0 }, k / self.base.share.model().0),
+            ActFn::BatchTopK => (Rank { abs, groups: 1 }, k),
+            _ => (Rank { abs, groups: 1 }, ranked::slots(k, self.base.features())),
+        }
     }
 
     /// Codes of `x [B, d]`.
     fn select_sparse(&mut self, q: &mut Queue, x: View<'_>, k: usize) -> Result<()> {
         let gated = self.gated();
-        let rank = self.rank(k);
-        let Work { norms, h, codes, block, .. } = &mut self.work;
+        let (rank, slots) = self.rank(k);
+        let Work { norms, h, codes, block, ranked, .. } = &mut self.work;
         let Store::Sparse(codes) = codes else { return Err(mixed_up()) };
-        codes.set(x.rows(), k.min(self.base.settings.d_sae()));
+        codes.set(x.rows(), slots);
         let select = Select { scale: gated.then(|| norms.view()), mask: None };
-        let e = Hidden { h, block: *block, ranks: &self.base.mesh.data };
+        // Every rank has whole groups.
+        let mut apart = None;
+        let ranked = if self.base.settings.act_fn() == ActFn::GroupMax { &mut apart } else { ranked };
+        let k = k.min(self.base.settings.d_sae());
+        let e = Hidden { h, block: *block, base: &self.base, k, ranked };
         encode(q, &mut *self.encoder, e, x, (select, rank), codes, false)
     }
 
@@ -75,11 +91,11 @@ impl Coder {
         let label = input.labels[0];
         let share = match &mut t.levels {
             Some(levels) => {
-                levels.decode(q, &self.p, codes, y_hat, label)?;
+                levels.decode(q, &self.base, &self.p, codes, y_hat, label)?;
                 levels.share()
             }
             None => {
-                decode(q, &self.p, codes, x, y_hat)?;
+                decode(q, &self.base, &self.p, codes, x, y_hat)?;
                 1.0
             }
         };
@@ -103,7 +119,7 @@ impl Coder {
             None => decoder_grads(q, &mut self.p, &codes.all(), slots, dy.rows_view(0..rows), 0.0)?,
         }
         if parts.quad() {
-            mean_activity(q, &self.base.mesh.data, t, codes, norms.view(), settings, c.l1)?;
+            mean_activity(q, &self.base.mesh, t, codes, norms.view(), settings, c.l1)?;
         }
         if let Some(kind) = parts.sparsity {
             penalise(q, t, &codes.all(), norms.view(), settings, kind)?;
@@ -129,7 +145,7 @@ impl Coder {
         let Store::Sparse(codes) = &self.work.codes else { return Err(mixed_up()) };
         q.fill(&mut dead.fired, 0.0)?;
         q.activity_sparse(codes.view(), input.mask, &mut dead.fired)?;
-        Ok(dead_features::count(&dead_features::age(q, &self.base.mesh.data, dead, input.n_tokens, needed)?))
+        Ok(dead_features::age(q, &self.base.mesh, dead, input.n_tokens, needed)?.0)
     }
 
     /// The best dead features of `x [B, d]` and what they reconstruct, without bias.
@@ -142,18 +158,22 @@ impl Coder {
     ) -> Result<()> {
         let gated = self.gated();
         // The best dead features, wherever they are.
-        let rank = Rank { groups: 1, ..self.rank(1) };
-        let Work { norms, h, block, train: Some(Train { aux: Some(aux), .. }), .. } = &mut self.work else {
+        let rank = Rank { groups: 1, ..self.rank(1).0 };
+        let Work { norms, h, block, ranked, train: Some(Train { aux: Some(aux), .. }), .. } = &mut self.work
+        else {
             return Err(mixed_up());
         };
         let Aux { codes: Store::Sparse(codes), e_hat, k_aux, .. } = aux else { return Err(mixed_up()) };
-        codes.set(x.rows(), n.min(*k_aux));
+        let k = n.min(*k_aux);
+        let slots = if codes.spans_batch() { k } else { ranked::slots(k, self.base.features()) };
+        codes.set(x.rows(), slots);
         let select = Select { scale: gated.then(|| norms.view()), mask: Some(dead.dead.view()) };
         let computed = codes.spans_batch();
-        let e = Hidden { h, block: *block, ranks: &self.base.mesh.data };
+        let e = Hidden { h, block: *block, base: &self.base, k, ranked };
         encode(q, &mut *self.encoder, e, x, (select, rank), codes, computed)?;
-        let e_hat = e_hat.rows_mut(0..x.rows());
-        Ok(q.sparse_mul(codes.view(), &self.p.w_d.value, None, e_hat, 0.0)?)
+        let mut e_hat = e_hat.rows_mut(0..x.rows());
+        q.sparse_mul(codes.view(), &self.p.w_d.value, None, e_hat.reborrow(), 0.0)?;
+        self.base.sum_over_features(q, e_hat)
     }
 }
 
@@ -169,7 +189,7 @@ fn encode(
 ) -> Result<()> {
     let rows = x.rows();
     if codes.spans_batch() {
-        codes.set_total(e.ranks.total(q, rows)?);
+        codes.set_total(e.base.mesh.data.total(q, rows)?);
     }
     let budget = codes.len();
     let Some((vals, idx, ptr, thr)) = codes.ragged_mut() else {
@@ -177,7 +197,7 @@ fn encode(
             encoder.hidden(q, x.slice_rows(r.clone()), e.h.rows_mut(0..r.len()))?;
             let h = e.h.rows_view(0..r.len());
             let (vals, idx) = codes.rows_mut(r);
-            q.topk_by(rank, h, select, vals, idx)?;
+            ranked::topk(e.ranked, q, (rank, h, select), e.k, (vals, idx))?;
         }
         return Ok(());
     };
@@ -187,14 +207,23 @@ fn encode(
         }
     }
     let h = e.h.rows_view(0..rows);
-    select_over_batch(q, e.ranks, h, select, budget, Selected { vals, idx, ptr, limit: thr.view_mut() })
+    let out = Selected { vals, idx, ptr, limit: thr.view_mut() };
+    e.base.share.select_over_batch(q, &e.base.mesh, 1, (h, select), budget, out)
 }
 
 /// ŷ of the codes and of `x [B, d]`.
-fn decode(q: &mut Queue, p: &Decoder, codes: &SparseCodes, x: View<'_>, y_hat: &mut Tensor) -> Result<()> {
+fn decode(
+    q: &mut Queue,
+    base: &Base,
+    p: &Decoder,
+    codes: &SparseCodes,
+    x: View<'_>,
+    y_hat: &mut Tensor,
+) -> Result<()> {
     let mut y_hat = y_hat.rows_mut(0..x.rows());
-    q.sparse_mul(codes.view(), &p.w_d.value, p.bias(), y_hat.reborrow(), 0.0)?;
-    loss::add_skip(q, p, x, y_hat)
+    q.sparse_mul(codes.view(), &p.w_d.value, p.bias_once(base), y_hat.reborrow(), 0.0)?;
+    loss::add_skip(q, base, p, x, y_hat.reborrow())?;
+    base.sum_over_features(q, y_hat)
 }
 
 /// Groups the codes by column; `dW_D = beta·old + fᵀ·dy`; `slots.dcodes = dy·W_Dᵀ` at the entries (`=`).
@@ -215,7 +244,7 @@ pub(super) fn decoder_grads(
 /// First pass of tanh-quad, over the codes of the batch, which are grouped by column already.
 pub(super) fn mean_activity(
     q: &mut Queue,
-    data: &Axis,
+    mesh: &Mesh,
     t: &mut Train,
     codes: &SparseCodes,
     norms: View<'_>,
@@ -226,7 +255,7 @@ pub(super) fn mean_activity(
     let Train { path: Path::Sparse(slots), ones, quad, .. } = &mut *t else { return Err(mixed_up()) };
     let tanh = loss::tanh_value(settings, norms);
     slots.sum_tanh(q, codes.view(), tanh, ones.rows_view(0..rows), quad.view_mut(), 0.0)?;
-    loss::quad_gain(q, data, t, settings, l1, rows)
+    loss::quad_gain(q, mesh, t, settings, l1, rows)
 }
 
 /// Sparsity penalty on `u = f·n`, of codes last grouped by column: adds `du·n` to `slots.dcodes` and `Σ du·f` to `t.dn`.

@@ -4,7 +4,7 @@
 //! The gradient reaches thresholds alone. An entry inside the window is below its upper end and not below its lower end.
 
 use super::work::{L0, PENALTY, Path, QUAD_SQUARES, Train, mixed_up};
-use crate::{Result, dictionary::reciprocals, parallel::Axis, training::LossSettings};
+use crate::{Result, dictionary::reciprocals, parallel::Mesh, training::LossSettings};
 use lm_saes_runtime::{MapKind, Queue, ReduceKind, Reduction, Tensor, ThresholdPenaltyArgs, View};
 use std::ops::Range;
 
@@ -57,16 +57,17 @@ pub(super) fn count(
 /// L0 into the loss terms, and the gradient into that of the thresholds. `norms` as in [`count`].
 pub(super) fn finish(
     q: &mut Queue,
-    data: &Axis,
+    mesh: &Mesh,
     t: &mut Train,
     norms: Option<&Tensor>,
     settings: &LossSettings,
     c: f32,
 ) -> Result<()> {
     let Train { l0: Some(l0), scalars, inv_n, dtheta, .. } = t else { return Ok(()) };
-    data.all_reduce(q, &mut l0.active, Reduction::Sum)?;
+    mesh.data.all_reduce(q, &mut l0.active, Reduction::Sum)?;
     for place in [PENALTY, QUAD_SQUARES] {
         q.reduce_cols(ReduceKind::Sum, &l0.active, Train::scalar(scalars, place), 0.0)?;
+        mesh.model.all_reduce(q, Train::scalar(scalars, place), Reduction::Sum)?;
     }
     if let Some(norms) = norms {
         // The count came with a factor n; a feature without decoder never passes.

@@ -3,7 +3,7 @@
 use super::{Encoder, Extras, codes::SparseCodes, levels::Levels};
 use crate::{
     Result,
-    dictionary::slots::Slots,
+    dictionary::{Share, ranked::Ranked, slots::Slots},
     settings::{ActFn, DictionarySettings},
     training::{LossSettings, SparsityLoss},
 };
@@ -29,20 +29,28 @@ fn block_rows(cfg: &DictionarySettings, s: usize, rows: usize, joined: Option<us
 const F32: DType = DType::F32;
 
 /// What encoder and extras ask for.
-pub(super) struct Needs<'a> {
+pub(super) struct Needs {
     /// Most rows encoded together, by an encoder that joins rows.
     joined: Option<usize>,
     side: bool,
     centred: bool,
-    widths: &'a [usize],
+    /// Prefixes of the features here, where they reconstruct.
+    widths: Vec<usize>,
     /// Ranks among which the rows of a batch are divided.
     ranks: usize,
 }
 
-impl<'a> Needs<'a> {
-    pub fn new(encoder: &dyn Encoder, extras: &'a Extras, ranks: usize) -> Self {
-        let Extras { centred, widths, .. } = extras;
-        Self { joined: encoder.most_joined(), side: encoder.has_side(), centred: *centred, widths, ranks }
+impl Needs {
+    pub fn new(encoder: &dyn Encoder, extras: &Extras, ranks: usize, share: &Share) -> Self {
+        let first = share.global(0);
+        let here = |w: &usize| w.saturating_sub(first).min(share.len());
+        Self {
+            joined: encoder.most_joined(),
+            side: encoder.has_side(),
+            centred: extras.centred,
+            widths: extras.widths.iter().map(here).collect(),
+            ranks,
+        }
     }
 }
 
@@ -71,6 +79,8 @@ pub(super) struct Work {
     /// `x − b_D [rows, d]`, where the encoder sees that.
     pub centred: Option<Tensor>,
     pub train: Option<Train>,
+    /// The contest with other ranks for the places of a row.
+    pub ranked: Option<Ranked>,
 }
 
 /// Where feature activations are kept.
@@ -171,17 +181,17 @@ impl Work {
         arena: &mut Arena,
         cfg: &DictionarySettings,
         s: usize,
-        needs: &Needs<'_>,
+        needs: &Needs,
         rows: usize,
         max_k: usize,
         loss: Option<&LossSettings>,
     ) -> Result<Self> {
         let d = cfg.d_out();
-        let max_k = if cfg.act_fn().has_k() { max_k.min(s) } else { s };
+        let max_k = if cfg.act_fn().has_k() { max_k.min(cfg.d_sae()) } else { s };
         let block = block_rows(cfg, s, rows, needs.joined);
         let whole = cfg.act_fn() == ActFn::BatchTopK;
         // One rank may hold all that a selection over the batch lets through.
-        let most = if whole { max_k * needs.ranks } else { max_k };
+        let most = if whole { max_k * needs.ranks } else { max_k.min(s) };
         Ok(Self {
             rows,
             max_k,
@@ -203,6 +213,7 @@ impl Work {
             train: loss
                 .map(|loss| Train::plan(arena, cfg, s, needs, (rows, block), most, loss))
                 .transpose()?,
+            ranked: None,
         })
     }
 }
@@ -240,15 +251,15 @@ impl Train {
         arena: &mut Arena,
         cfg: &DictionarySettings,
         s: usize,
-        needs: &Needs<'_>,
+        needs: &Needs,
         (rows, block): (usize, usize),
         max_k: usize,
         loss: &LossSettings,
     ) -> Result<Self> {
         let d = cfg.d_out();
         let sparse = cfg.act_fn().has_k();
-        let k_aux = loss.k_aux.min(s);
-        let most_aux = if cfg.act_fn() == ActFn::BatchTopK { k_aux * needs.ranks } else { k_aux };
+        let k_aux = loss.k_aux.min(cfg.d_sae());
+        let most_aux = if cfg.act_fn() == ActFn::BatchTopK { k_aux * needs.ranks } else { k_aux.min(s) };
         let quad = if loss.sparsity == Some(SparsityLoss::TanhQuad) { s } else { 0 };
         let norm_grad = if loss.sparsity.is_some() || loss.lp { s } else { 0 };
         Ok(Self {
@@ -313,7 +324,7 @@ impl Train {
             },
             levels: match needs.widths.len() {
                 0 | 1 => None,
-                _ => Some(Levels::plan(arena, needs.widths, rows, max_k, d)?),
+                _ => Some(Levels::plan(arena, &needs.widths, rows, max_k, d)?),
             },
             has_row_penalty: false,
         })

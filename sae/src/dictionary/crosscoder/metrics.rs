@@ -2,8 +2,9 @@
 //! Rows that a mask leaves out do not count.
 
 use super::CrossCoder;
-use crate::{Result, dictionary::StepInput, parallel::Axis};
+use crate::{Error, Result, dictionary::StepInput, parallel::Axis};
 use lm_saes_runtime::{DType, MapKind, Queue, ReduceKind, Reduction, View};
+use serde_json::json;
 
 impl CrossCoder {
     pub(super) fn metrics(
@@ -16,17 +17,19 @@ impl CrossCoder {
         let (each, any) = self.heads.activity(q, input.mask)?;
         let norms = crate::dictionary::norms_of(q, &self.w_d.value)?;
         let mut all = Vec::new();
-        let (mut on, mut off) = ((0.0, 0.0), (0.0, 0.0));
+        // Norms and numbers of pairs whose head is active, and of those where only another is.
+        let mut pairs = [0.0; 4];
         for (head, hook_point) in self.hook_points().iter().enumerate() {
             let own = &each[head * s..(head + 1) * s];
             for i in 0..s {
                 let (active, silent) = (f64::from(own[i]), f64::from(any[i]) - f64::from(own[i]));
                 let norm = f64::from(norms[head * s + i]);
-                on = (on.0 + active * norm, on.1 + active);
-                off = (off.0 + silent * norm, off.1 + silent);
+                let more = [active * norm, active, silent * norm, silent];
+                pairs.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
             }
-            let count: u64 = own.iter().map(|&n| u64::from(n)).sum();
-            let l0 = count as f64 / input.n_tokens.max(1) as f64;
+            let mut count = [own.iter().map(|&n| f64::from(n)).sum::<f64>()];
+            self.base.mesh.model.sum_f64(q, &mut count)?;
+            let l0 = count[0] / input.n_tokens.max(1) as f64;
             let y_hat = self.y_hat[head].rows_view(0..self.heads.rows());
             let (y, data) = (input.labels[head], &self.base.mesh.data);
             let (error, spread) = errors(q, data, y, y_hat, input.weight, weight)?;
@@ -36,11 +39,30 @@ impl CrossCoder {
             put("l0", l0);
             put("l_rec", error);
         }
-        let mean = |(sum, n): (f64, f64)| if n > 0.0 { sum / n } else { 0.0 };
-        for (name, v) in [("non_activated_in_activated", off), ("activated_in_activated", on)] {
-            all.push((format!("crosscoder_metrics/mean_decoder_norm_{name}"), mean(v)));
+        all = self.of_all_heads(q, all)?;
+        self.base.share.sum(q, &mut pairs)?;
+        let mean = |sum: f64, n: f64| if n > 0.0 { sum / n } else { 0.0 };
+        let [on, active, off, silent] = pairs;
+        for (name, v) in
+            [("non_activated_in_activated", mean(off, silent)), ("activated_in_activated", mean(on, active))]
+        {
+            all.push((format!("crosscoder_metrics/mean_decoder_norm_{name}"), v));
         }
         Ok(all)
+    }
+
+    /// The same with what other ranks have of their hook points.
+    fn of_all_heads(&self, q: &mut Queue, own: Vec<(String, f64)>) -> Result<Vec<(String, f64)>> {
+        let heads = &self.base.mesh.head;
+        if heads.is_solo() {
+            return Ok(own);
+        }
+        let bits: Vec<(String, u64)> = own.into_iter().map(|(name, v)| (name, v.to_bits())).collect();
+        let all = heads.gather_bytes(q, json!(bits).to_string().as_bytes())?;
+        let read = |bytes: &Vec<u8>| serde_json::from_slice::<Vec<(String, u64)>>(bytes);
+        let all = all.iter().map(read).collect::<serde_json::Result<Vec<_>>>();
+        let all = all.map_err(|e| Error::Data { what: format!("metrics of another rank: {e}") })?;
+        Ok(all.into_iter().flatten().map(|(name, v)| (name, f64::from_bits(v))).collect())
     }
 }
 

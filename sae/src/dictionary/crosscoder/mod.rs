@@ -122,7 +122,6 @@ impl CrossCoder {
     fn run(&mut self, q: &mut Queue, inputs: &[View<'_>], k: usize, training: bool) -> Result<()> {
         self.check(inputs, "input")?;
         let (rows, s) = (inputs[0].rows(), self.base.features());
-        self.heads.data = self.base.mesh.data.clone();
         self.heads.begin(q, rows, k, training, self.threshold.as_ref())?;
         self.heads.set_threshold(q, &self.base.running)?;
         self.gate_norms(q)?;
@@ -139,9 +138,11 @@ impl CrossCoder {
             Ok(())
         })?;
         for head in 0..self.n() {
-            let bias = Some(self.b_d.value.rows_view(head..head + 1));
+            let bias = Some(self.b_d.value.rows_view(head..head + 1)).filter(|_| self.base.share.leads());
             let w = self.w_d.value.rows_view(self.of(head));
-            self.heads.decode(q, head, w, bias, self.y_hat[head].rows_mut(0..rows))?;
+            let mut y_hat = self.y_hat[head].rows_mut(0..rows);
+            self.heads.decode(q, head, w, bias, y_hat.reborrow())?;
+            self.base.sum_over_features(q, y_hat)?;
         }
         Ok(())
     }
@@ -266,8 +267,7 @@ impl Dictionary for CrossCoder {
             arena.tensor("decoder gradient, part", part, d, DType::F32)?,
         ));
         let planned = self.base.planned(loss.is_some());
-        let ranks = self.base.mesh.data.size();
-        self.heads = Heads::plan(arena, &planned, (self.n(), s), rows, (max_k, ranks), loss)?;
+        self.heads = Heads::plan(arena, (&planned, Some(&self.base)), (self.n(), s), rows, max_k, loss)?;
         self.y_hat = y_hat;
         Ok(())
     }
@@ -300,6 +300,7 @@ impl Dictionary for CrossCoder {
         for head in 0..self.n() {
             self.head_back(q, head, input, loss, c)?;
         }
+        self.heads.join_heads(q)?;
         self.encoder_grads(q, &input.inputs)?;
         self.norm_grads(q, loss, c)?;
         self.heads.terms(q, input.weight, loss, c)
@@ -312,7 +313,7 @@ impl Dictionary for CrossCoder {
         self.heads.all_codes()
     }
     fn averaged_heads(&self) -> usize {
-        self.n()
+        self.own.hook_points.len()
     }
     fn own_metrics(
         &mut self,

@@ -4,11 +4,11 @@
 //!   c = ⟨p·W_D, r⟩/(‖p·W_D‖ + 1e-6)²   r −= c·p·W_D   prediction += c·p
 //! then novel codes f = relu(λ·r·W_E), the k largest, and ŷ = (f + prediction)·W_D + b_D. Codes are the novel ones.
 
-use super::{Applied, ReadOnly};
+use super::{Applied, ReadOnly, refuse_parts};
 use crate::{
     Error, Result,
     dictionary::{
-        Dictionary, Param,
+        Dictionary, Param, Share,
         settings::{CommonSettings, DictionarySettings, VariantSettings},
     },
     settings::ActFn,

@@ -11,7 +11,7 @@ use crate::{
     training::{LossSettings, SparsityLoss},
 };
 use lm_saes_runtime::{
-    MapKind, PenaltyArgs, PenaltyKind, Queue, ReduceKind, SparseView, ThresholdPenaltyArgs, View, ViewMut,
+    MapKind, PenaltyArgs, PenaltyKind, Queue, ReduceKind, Reduction, SparseView, ThresholdPenaltyArgs, View, ViewMut,
 };
 
 /// What a decoder needs to find its gradients and that of one head's activations.
@@ -156,6 +156,13 @@ impl Heads {
         let s = codes.view(head);
         slots.outer(q, s, x, dw, beta)?;
         slots.outer(q, s, t.ones.rows_view(0..self.rows), db.reshaped(self.s, 1), beta)
+    }
+
+    /// Adds up the gradient of the pre-activations over the heads of all ranks, once every head here has gone back.
+    pub fn join_heads(&mut self, q: &mut Queue) -> Result<()> {
+        let rows = 0..self.rows;
+        let Some(dh) = self.train.as_mut().and_then(|t| t.dh.as_mut()) else { return Ok(()) };
+        self.mesh.head.all_reduce(q, dh.rows_mut(rows), Reduction::Sum)
     }
 
     /// Gradient of the pre-activations, once every head has gone back, unless it goes on by entries.

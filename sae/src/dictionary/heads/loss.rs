@@ -110,7 +110,11 @@ impl Heads {
         loss: &LossSettings,
         c: Coefficients,
     ) -> Result<()> {
-        let (rows, share, lp) = (self.rows, 1.0 / self.heads as f32, self.has_lp(loss, c));
+        let (rows, share, lp) = (self.rows, 1.0 / self.all_heads as f32, self.has_lp(loss, c));
+        let total = match loss.sparsity {
+            Some(SparsityLoss::TanhQuad) => self.mesh.data.total(q, rows)?,
+            _ => rows,
+        };
         let Some(t) = &mut self.train else { return Err(unplanned()) };
         t.has_row_penalty = loss.sparsity.is_some_and(|kind| kind != SparsityLoss::TanhQuad);
         q.fill(t.ones.rows_mut(0..rows), 1.0)?;
@@ -126,14 +130,13 @@ impl Heads {
             return Ok(q.map(MapKind::Affine, input.weight, c.l1 * share, 0.0, weight)?);
         }
         // A mean over all rows and heads, masked rows too; the coefficient is in the column gains.
-        let total = self.data.total(q, rows)?;
         q.fill(weight, share / total as f32)?;
         self.mean_activity(q, loss, c.l1)
     }
 
     /// First pass of tanh-quad: the mean of tanh over rows and heads, and the gain of each column that follows.
     fn mean_activity(&mut self, q: &mut Queue, loss: &LossSettings, l1: f32) -> Result<()> {
-        let (rows, s, share) = (self.rows, self.s, 1.0 / self.heads as f32);
+        let (rows, s, share) = (self.rows, self.s, 1.0 / self.all_heads as f32);
         let Self { codes, norms, train: Some(t), .. } = self else { return Err(unplanned()) };
         for head in 0..self.heads {
             let args = PenaltyArgs {
@@ -159,8 +162,9 @@ impl Heads {
                 _ => return Err(unplanned()),
             }
         }
-        let total = self.data.total(q, rows)?;
-        self.data.all_reduce(q, &mut t.quad, Reduction::Sum)?;
+        let total = self.mesh.data.total(q, rows)?;
+        self.mesh.data.all_reduce(q, &mut t.quad, Reduction::Sum)?;
+        self.mesh.head.all_reduce(q, &mut t.quad, Reduction::Sum)?;
         q.map_in_place(MapKind::Affine, share / total as f32, 0.0, &mut t.quad)?;
         q.map(MapKind::Affine, &t.quad, 2.0 * l1 / loss.frequency_scale, l1, &mut t.quad_gain)?;
         let mut out = t.scalars.rows_mut(3..4);
@@ -177,7 +181,7 @@ impl Heads {
         label: View<'_>,
         weight: View<'_>,
     ) -> Result<()> {
-        let (rows, share) = (self.rows, 1.0 / self.heads as f32);
+        let (rows, share) = (self.rows, 1.0 / self.all_heads as f32);
         let t = self.train()?;
         let mut dy = t.dy.rows_mut(0..rows);
         q.copy(y_hat, dy.reborrow())?;
@@ -198,6 +202,7 @@ impl Heads {
         let lp = self.has_lp(loss, c);
         let Some(t) = &mut self.train else { return Err(unplanned()) };
         if let (Some(p), Some(theta)) = (threshold, &self.theta) {
+            self.mesh.head.all_reduce(q, &mut t.dtheta, Reduction::Sum)?;
             // θ = exp(log θ)
             q.zip(MapKind::Mul, &t.dtheta, theta, 1.0, 0.0, grad(p)?)?;
         }
@@ -209,7 +214,7 @@ impl Heads {
         Ok(Some(t.dn.view()))
     }
 
-    /// Sums the parts and brings them to the host, in one transfer; over the ranks that share the batch, too.
+    /// Sums the parts and brings them to the host, in one transfer; over the ranks that share the batch, the features or the heads, too.
     pub fn terms(
         &mut self,
         q: &mut Queue,
@@ -218,7 +223,7 @@ impl Heads {
         c: Coefficients,
     ) -> Result<LossTerms> {
         let (rows, heads, lp) = (self.rows, self.heads, self.has_lp(loss, c));
-        let t = self.train()?;
+        let Some(t) = &mut self.train else { return Err(unplanned()) };
         if t.has_row_penalty {
             q.map_in_place(MapKind::Affine, c.l1, 0.0, t.row_penalty.rows_mut(0..rows))?;
         }
@@ -232,11 +237,15 @@ impl Heads {
         let mut all: Vec<f32> = q.download(&t.scalars)?;
         let wide = all.len() / 4;
         // The last two were made of sums over all ranks.
-        self.data.sum_parts(q, &mut all, &[3 * wide, 3 * wide + 1])?;
-        let mean = |which: usize| {
-            let row = &all[which * wide..which * wide + heads];
-            (row.iter().map(|&v| f64::from(v)).sum::<f64>() / heads as f64) as f32
+        self.mesh.data.sum_parts(q, &mut all, &[3 * wide, 3 * wide + 1])?;
+        // Errors are of whole reconstructions.
+        self.mesh.model.sum_parts(q, &mut all, &(0..wide).collect::<Vec<_>>())?;
+        let over_heads = |which: usize| -> f64 {
+            all[which * wide..which * wide + heads].iter().map(|&v| f64::from(v)).sum()
         };
+        let mut sums = [over_heads(0), over_heads(1), over_heads(2)];
+        self.mesh.head.sum_f64(q, &mut sums)?;
+        let mean = |which: usize| (sums[which] / self.all_heads as f64) as f32;
         let quad = c.l1 * (all[3 * wide] + all[3 * wide + 1] / loss.frequency_scale);
         let l_s = loss.sparsity.map(|kind| if kind == SparsityLoss::TanhQuad { quad } else { mean(1) });
         let l_p = lp.then(|| c.lp * mean(2));

@@ -11,19 +11,21 @@ pub(super) use back::Way;
 pub(super) use loss::check_loss;
 
 use super::{
-    Codes, Param, RunningThresholds,
+    Base, Codes, Param, RunningThresholds, Share,
     clt::{LayerCodes, Selection},
     coder::blocks,
+    ranked::{self, Ranked, slots},
     slots::{Slots, like},
+    unplanned,
 };
 use crate::{
     Error, Result,
-    parallel::{Axis, Selected, select_over_batch},
+    parallel::{Mesh, Selected},
     settings::{ActFn, DictionarySettings},
     training::LossSettings,
 };
 use lm_saes_runtime::{
-    Arena, CompactArgs, DType, GemmOpts, MapKind, Queue, Reduction, Select, SparseView, Tensor, View, ViewMut,
+    Arena, CompactArgs, DType, GemmOpts, MapKind, Queue, Rank, Reduction, Select, SparseView, Tensor, View, ViewMut,
 };
 use loss::Train;
 use std::ops::Range;
@@ -41,7 +43,11 @@ const COUNTED_ROWS: usize = 512;
 /// Buffers and rules of the codes.
 pub(super) struct Heads {
     heads: usize,
+    /// Heads of the whole dictionary, over which losses are means.
+    all_heads: usize,
+    /// Features here, and of the whole dictionary.
     s: usize,
+    d_sae: usize,
     act: ActFn,
     gated: bool,
     window: f32,
@@ -54,15 +60,18 @@ pub(super) struct Heads {
     /// Pre-activations: `[rows, S]`; of the top-k family `[block, S]`.
     h: Tensor,
     /// Those that batchtopk ranks, of all rows and for each head, `[rows, H·S]`.
-    ranked: Option<Tensor>,
+    batch: Option<Tensor>,
     /// Norms of the gate `[1, H·S]`.
     pub norms: Tensor,
     /// `exp(log θ)`, `[1, S]`.
     theta: Option<Tensor>,
     codes: Store,
     train: Option<Train>,
-    /// Who has the other rows of the batch.
-    pub data: Axis,
+    /// The contest with other ranks for the places of a row.
+    ranked: Option<Ranked>,
+    /// Who has the other rows, heads and features, once planned.
+    mesh: Mesh,
+    share: Option<Share>,
 }
 
 /// Where activations are kept.
@@ -75,23 +84,25 @@ enum Store {
 impl Heads {
     /// For no rows: every pass is refused until there is a plan.
     pub fn nothing(settings: &DictionarySettings, shape: (usize, usize)) -> Result<Self> {
-        Self::plan(&mut Arena::planning("nothing"), settings, shape, 0, (1, 1), None)
+        Self::plan(&mut Arena::planning("nothing"), (settings, None), shape, 0, 1, None)
     }
 
-    /// For passes over up to `rows` rows of batches that `ranks` ranks share, of this many heads and features.
+    /// For passes over up to `rows` rows, of this many heads and features. Settings are those planned for; the dictionary is `base`.
     pub fn plan(
         arena: &mut Arena,
-        settings: &DictionarySettings,
+        (settings, base): (&DictionarySettings, Option<&Base>),
         (heads, s): (usize, usize),
         rows: usize,
-        (max_k, ranks): (usize, usize),
+        max_k: usize,
         loss: Option<&LossSettings>,
     ) -> Result<Self> {
-        let (d, act) = (settings.d_model(), settings.act_fn());
-        let max_k = max_k.min(s);
+        let (d, act, d_sae) = (settings.d_model(), settings.act_fn(), settings.d_sae());
+        let all_heads = settings.variant.facts().heads();
+        let (max_k, ranks) = (max_k.min(d_sae), base.map_or(1, |b| b.mesh.data.size()));
+        let divided = base.is_some_and(|b| b.share.head().0 > 1);
         let block = if act.has_k() { (MOST_BYTES / 4 / s).clamp(64, 4096).min(rows) } else { rows };
         // One rank may hold all that a selection over the batch lets through.
-        let most = if act == ActFn::BatchTopK { max_k * heads * ranks } else { max_k };
+        let most = if act == ActFn::BatchTopK { max_k * all_heads * ranks } else { slots(max_k, s) };
         let codes = match act {
             ActFn::Relu | ActFn::JumpRelu => {
                 Store::Dense(arena.tensor("feature activations", heads * rows, s, F32)?)
@@ -105,10 +116,14 @@ impl Heads {
                 LayerCodes::plan(arena, selection, heads, s, rows, most, false)?.into()
             }
         };
-        let sparse = act.has_k().then_some((max_k * heads, most));
+        // Entries of one rank's heads do not tell another how its encoder moves: then the gradient goes on dense.
+        let expected = if divided { s } else { slots(max_k, s) * heads };
+        let sparse = act.has_k().then_some((expected, most));
         Ok(Self {
             heads,
+            all_heads,
             s,
+            d_sae,
             act,
             gated: settings.gated(),
             window: settings.common.jumprelu_threshold_window,
@@ -117,7 +132,7 @@ impl Heads {
             rows: 0,
             block,
             h: arena.tensor("pre-activations", block, s, F32)?,
-            ranked: match act {
+            batch: match act {
                 ActFn::BatchTopK => Some(arena.tensor("pre-activations by head", rows, heads * s, F32)?),
                 _ => None,
             },
@@ -128,7 +143,12 @@ impl Heads {
             },
             codes,
             train: loss.map(|l| Train::plan(arena, (heads, rows, s, d), sparse, l)).transpose()?,
-            data: Axis::default(),
+            ranked: match base.filter(|_| act == ActFn::TopK) {
+                Some(base) => Ranked::plan(arena, base, 1, block, max_k)?,
+                None => None,
+            },
+            mesh: base.map(|b| b.mesh.clone()).unwrap_or_default(),
+            share: base.map(|b| b.share.clone()),
         })
     }
 
@@ -142,7 +162,7 @@ impl Heads {
         threshold: Option<&Param>,
     ) -> Result<()> {
         let enough =
-            (1..=self.most_rows).contains(&rows) && (!self.act.has_k() || k.min(self.s) <= self.max_k);
+            (1..=self.most_rows).contains(&rows) && (!self.act.has_k() || k.min(self.d_sae) <= self.max_k);
         if !enough || (training && self.train.is_none()) {
             let what = format!(
                 "a step of {rows} rows with k {k} on a dictionary planned for {} rows with k up to {}{}",
@@ -210,11 +230,13 @@ impl Heads {
         mut hidden: impl FnMut(&mut Queue, Range<usize>, ViewMut<'_>) -> Result<()>,
     ) -> Result<()> {
         let (rows, s) = (self.rows, self.s);
-        let Self { heads, gated, norms, theta, h, ranked, block, .. } = self;
+        let k = k.min(self.d_sae);
+        let Self { heads, all_heads, gated, norms, theta, h, ranked, batch, mesh, block, .. } = self;
         let norms = |head: usize| norms.view().slice_cols(head * s..(head + 1) * s);
         let codes = match &mut self.codes {
             Store::Dense(f) => {
                 hidden(q, 0..rows, h.rows_mut(0..rows))?;
+                mesh.head.all_reduce(q, h.rows_mut(0..rows), Reduction::Sum)?;
                 let theta = theta.as_ref().map(Tensor::view);
                 for head in 0..*heads {
                     // Without a threshold the sign of h·n is that of h.
@@ -226,35 +248,41 @@ impl Heads {
             }
             Store::Sparse(codes) => codes,
         };
-        codes.set(rows, if ranked.is_some() { k.min(s) * *heads } else { k.min(s) });
-        if codes.spans_batch() {
-            codes.set_total(self.data.total(q, rows)?);
+        match batch {
+            Some(_) => {
+                codes.set(rows, k * *all_heads);
+                codes.set_total(mesh.data.total(q, rows)?);
+            }
+            None => codes.set(rows, slots(k, s)),
         }
         for r in blocks(rows, *block) {
             let mut h = h.rows_mut(0..r.len());
             hidden(q, r.clone(), h.reborrow())?;
+            mesh.head.all_reduce(q, h.reborrow(), Reduction::Sum)?;
             for head in 0..*heads {
-                if let Some(ranked) = ranked {
-                    let own = ranked.rows_mut(r.clone()).slice_cols(head * s..(head + 1) * s);
+                if let Some(batch) = batch {
+                    let own = batch.rows_mut(r.clone()).slice_cols(head * s..(head + 1) * s);
                     q.copy(h.as_view(), own)?;
                     continue;
                 }
                 let select = Select { scale: gated.then(|| norms(head)), mask: None };
-                let (vals, idx) = codes.rows_mut(Some(head), r.clone())?;
-                q.topk(h.as_view(), select, vals, idx)?;
+                let places = codes.rows_mut(Some(head), r.clone())?;
+                ranked::topk(ranked, q, (Rank::default(), h.as_view(), select), k, places)?;
             }
         }
-        if ranked.is_some() { self.rank_batch(q) } else { Ok(()) }
+        if batch.is_some() { self.rank_batch(q) } else { Ok(()) }
     }
 
     /// batchtopk: one ranking of all rows and heads, divided among the heads.
     fn rank_batch(&mut self, q: &mut Queue) -> Result<()> {
-        let (Store::Sparse(codes), Some(ranked)) = (&mut self.codes, &self.ranked) else { return Ok(()) };
-        let h = ranked.rows_view(0..self.rows);
+        let (Store::Sparse(codes), Some(batch)) = (&mut self.codes, &self.batch) else { return Ok(()) };
+        let h = batch.rows_view(0..self.rows);
         let select = Select { scale: self.gated.then(|| self.norms.view()), mask: None };
         let budget = codes.len();
         let (vals, idx, ptr, limit) = codes.ragged_mut((self.heads == 1).then_some(0))?;
-        select_over_batch(q, &self.data, h, select, budget, Selected { vals, idx, ptr, limit })?;
+        let out = Selected { vals, idx, ptr, limit };
+        let share = self.share.as_ref().ok_or_else(unplanned)?;
+        share.select_over_batch(q, &self.mesh, self.all_heads, (h, select), budget, out)?;
         if self.heads > 1 { codes.divide(q) } else { Ok(()) }
     }
 
@@ -273,7 +301,7 @@ impl Heads {
         }
     }
 
-    /// Rows of the whole batch that count in which each feature is active in each head, and in any head: `[H·S]` and `[S]`.
+    /// Rows of the whole batch that count in which each feature here is active in each head here, and in any head: `[H·S]` and `[S]`.
     pub fn activity(&self, q: &mut Queue, mask: Option<View<'_>>) -> Result<(Vec<u32>, Vec<u32>)> {
         let mut fired = q.zeros(1, self.heads * self.s, U32)?;
         for head in 0..self.heads {
@@ -283,9 +311,9 @@ impl Heads {
                 Codes::Sparse(s) => q.activity_sparse(s, mask, fired)?,
             }
         }
-        self.data.all_reduce(q, &mut fired, Reduction::Sum)?;
+        self.mesh.data.all_reduce(q, &mut fired, Reduction::Sum)?;
         let each: Vec<u32> = q.download(&fired)?;
-        if self.heads == 1 {
+        if self.all_heads == 1 {
             return Ok((each.clone(), each));
         }
         let mut any = q.empty(self.rows.min(COUNTED_ROWS), self.s, F32)?;
@@ -302,10 +330,11 @@ impl Heads {
                     Codes::Sparse(s) => q.scatter(rows_of_sparse(s, r.clone()), any.reborrow(), beta)?,
                 }
             }
+            self.mesh.head.all_reduce(q, any.reborrow(), Reduction::Sum)?;
             let mask = mask.map(|m| m.slice_cols(r.clone()));
             q.activity_dense(any.as_view(), mask, &mut fired)?;
         }
-        self.data.all_reduce(q, &mut fired, Reduction::Sum)?;
+        self.mesh.data.all_reduce(q, &mut fired, Reduction::Sum)?;
         Ok((each, q.download(&fired)?))
     }
 }

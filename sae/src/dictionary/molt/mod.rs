@@ -77,7 +77,6 @@ impl Molt {
     }
 
     fn run(&mut self, q: &mut Queue, x: View<'_>, k: usize, training: bool, norms: bool) -> Result<()> {
-        self.heads.data = self.base.mesh.data.clone();
         self.heads.begin(q, x.rows(), k, training, self.threshold.as_ref())?;
         self.heads.set_threshold(q, &self.base.running)?;
         if norms || (self.base.settings.gated() && self.base.planned_act_fn() != ActFn::Relu) {
@@ -92,7 +91,7 @@ impl Molt {
         let Some(y_hat) = &mut self.y_hat else { return Err(unplanned()) };
         let mut y_hat = y_hat.rows_mut(0..x.rows());
         q.fill(y_hat.reborrow(), 0.0)?;
-        if let Some(b_d) = &self.b_d {
+        if let Some(b_d) = self.b_d.as_ref().filter(|_| self.base.share.leads()) {
             q.zip_in_place(MapKind::Add, &b_d.value, 1.0, 1.0, y_hat.reborrow())?;
         }
         match self.heads.codes(0) {
@@ -111,7 +110,7 @@ impl Molt {
                 }
             }
         }
-        Ok(())
+        self.base.sum_over_features(q, y_hat)
     }
 
     /// Gradients of the transforms and of the activations.
@@ -185,14 +184,18 @@ impl Dictionary for Molt {
         let planned = self.base.planned(loss.is_some());
         let s = self.base.features();
         let (sparse, k) = (planned.act_fn().has_k(), max_k.min(s));
+        // One rank may hold all that a selection over the batch lets through.
+        let most = match planned.act_fn() {
+            ActFn::BatchTopK => max_k.min(self.d_sae()) * self.base.mesh.data.size(),
+            _ => k,
+        };
         let few = sparse && heads::by_entries(k, s);
         for t in &mut self.ranks {
             t.plan(arena, rows.min(BLOCK), (sparse, few), loss.is_some())?;
         }
-        self.entries = if sparse { Some(Entries::plan(arena, rows * k, few)?) } else { None };
+        self.entries = if sparse { Some(Entries::plan(arena, rows * most, few)?) } else { None };
         self.y_hat = Some(arena.tensor("reconstruction", rows, self.base.settings.d_model(), DType::F32)?);
-        let ranks = self.base.mesh.data.size();
-        self.heads = Heads::plan(arena, &planned, (1, s), rows, (max_k, ranks), loss)?;
+        self.heads = Heads::plan(arena, (&planned, Some(&self.base)), (1, s), rows, max_k, loss)?;
         Ok(())
     }
 
@@ -261,11 +264,13 @@ impl Dictionary for Molt {
     ) -> Result<Vec<(String, f64)>> {
         let (fired, _) = self.heads.activity(q, input.mask)?;
         let (mut all, mut total) = (Vec::new(), 0.0);
-        for t in &self.ranks {
-            let count: u64 = fired[t.features.clone()].iter().map(|&n| u64::from(n)).sum();
-            let l0 = count as f64 / input.n_tokens.max(1) as f64;
+        let count = |t: &Transforms| fired[t.features.clone()].iter().map(|&n| f64::from(n)).sum::<f64>();
+        let mut counts: Vec<f64> = self.ranks.iter().map(count).collect();
+        self.base.share.sum(q, &mut counts)?;
+        for (t, count) in self.ranks.iter().zip(counts) {
+            let l0 = count / input.n_tokens.max(1) as f64;
             all.push((format!("molt_metrics/l0_rank{}", t.rank), l0));
-            all.push((format!("molt_metrics/l0_rank{}_ratio", t.rank), l0 / t.features.len() as f64));
+            all.push((format!("molt_metrics/l0_rank{}_ratio", t.rank), l0 / t.u.whole[0] as f64));
             total += l0 * t.rank as f64;
         }
         all.push(("molt_metrics/total_rank_sum".into(), total));
