@@ -46,12 +46,18 @@ fn saes() -> Vec<Case> {
     vec![
         c(json!({"act_fn": "relu"}), l1("tanh")),
         c(json!({"act_fn": "relu", "use_skip_connection": true}), l1("tanh-quad")),
-        c(json!({"act_fn": "jumprelu", "use_glu_encoder": true}), merged(&l1("power"), &json!({"lp_coefficient": 0.01}))),
+        c(
+            json!({"act_fn": "jumprelu", "use_glu_encoder": true}),
+            merged(&l1("power"), &json!({"lp_coefficient": 0.01})),
+        ),
         c(json!({"act_fn": "jumprelu"}), merged(&l1("target-l0"), &json!({"target_l0": 5.0}))),
         c(json!({"act_fn": "jumprelu", "hook_point_out": "a", "apply_b_dec_to_input": true}), auxk.clone()),
         c(json!({"act_fn": "topk"}), auxk.clone()),
         c(json!({"act_fn": "topk", "use_glu_encoder": true}), l1("tanh-quad")),
-        c(json!({"act_fn": "topk", "sparsity_include_decoder_norm": false}), json!({"initial_k": 20, "k_warmup_steps": 4})),
+        c(
+            json!({"act_fn": "topk", "sparsity_include_decoder_norm": false}),
+            json!({"initial_k": 20, "k_warmup_steps": 4}),
+        ),
         c(json!({"act_fn": "batchtopk", "use_skip_connection": true}), auxk.clone()),
         c(json!({"act_fn": "batchtopk", "hook_point_out": "a", "apply_b_dec_to_input": true}), l1("power")),
         c(json!({"act_fn": "abstopk"}), json!({"clip_grad_norm": 0.01})),
@@ -81,7 +87,8 @@ fn clts() -> Vec<Case> {
 }
 
 fn crosscoders() -> Vec<Case> {
-    let crosscoder = json!({"sae_type": "crosscoder", "hook_points": ["a", "b"], "expansion_factor": 2, "top_k": 4});
+    let crosscoder =
+        json!({"sae_type": "crosscoder", "hook_points": ["a", "b"], "expansion_factor": 2, "top_k": 4});
     let l1 = |kind: &str| json!({"sparsity_loss_type": kind, "l1_coefficient": 0.02});
     let c = |more: Value, trainer: Value| case(&crosscoder, more, trainer);
     vec![
@@ -216,7 +223,9 @@ fn joined(seen: &[Seen], step: usize, s: usize, wide: usize) -> Vec<f32> {
         let (data, head, _) = rank.mesh.place(rank.rank);
         let contexts = lm_saes::parallel::balanced(ROWS / CONTEXT, data, rank.mesh.data);
         let (here, n) = (wide / rank.mesh.head, rank.features.len());
-        for (r, row) in (contexts.start * CONTEXT..contexts.end * CONTEXT).zip(rank.codes[step].chunks(here * n)) {
+        for (r, row) in
+            (contexts.start * CONTEXT..contexts.end * CONTEXT).zip(rank.codes[step].chunks(here * n))
+        {
             for (code, values) in row.chunks(n).enumerate() {
                 let start = (r * wide + head * here + code) * s;
                 rank.features.iter().zip(values).for_each(|(i, v)| all[start + i] = *v);
@@ -245,7 +254,11 @@ fn compare(case: &Case, size: MeshSize, one: &Seen, seen: &[Seen]) {
         }
         for rank in seen {
             for (i, (a, b)) in rank.figures[step].iter().zip(one.figures[step]).enumerate() {
-                assert!(close(*a, b, 1e-5), "{about}: step {step}, figure {i} of rank {}: {a}, {b}", rank.rank);
+                assert!(
+                    close(*a, b, 1e-5),
+                    "{about}: step {step}, figure {i} of rank {}: {a}, {b}",
+                    rank.rank
+                );
             }
         }
     }

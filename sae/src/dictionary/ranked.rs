@@ -41,7 +41,13 @@ pub(super) fn slots(k: usize, columns: usize) -> usize {
 impl Ranked {
     /// For blocks of up to `block` rows of `layers` times the features here and budgets of up to `k`; `None` where one rank has
     /// them all.
-    pub fn plan(arena: &mut Arena, base: &Base, layers: usize, block: usize, k: usize) -> Result<Option<Self>> {
+    pub fn plan(
+        arena: &mut Arena,
+        base: &Base,
+        layers: usize,
+        block: usize,
+        k: usize,
+    ) -> Result<Option<Self>> {
         let ranks = base.share.model().0;
         if ranks == 1 {
             return Ok(None);
@@ -104,12 +110,8 @@ impl Ranked {
         q.topk_by(rank, contest, Select::default(), best, best_idx)?;
         for run in 0..self.runs.len() {
             let first = (run * ranks + self.model.rank()) * n;
-            let chosen = SparseView {
-                vals: at(&self.best, b, k),
-                idx: at(&self.best_idx, b, k),
-                ptr: None,
-                n: width,
-            };
+            let chosen =
+                SparseView { vals: at(&self.best, b, k), idx: at(&self.best_idx, b, k), ptr: None, n: width };
             q.confine(chosen, first..first + n, at_mut(&mut self.local, b, k))?;
             let here = SparseView { vals: at(&self.ones, b, k), idx: at(&self.local, b, k), ptr: None, n };
             q.scatter(here, at_mut(&mut self.kept, b, n), if run == 0 { 0.0 } else { 1.0 })?;

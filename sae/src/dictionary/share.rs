@@ -228,7 +228,8 @@ impl Share {
     pub fn own<T: Copy>(&self, whole: &[T]) -> Vec<T> {
         let rows = whole.len() / self.d_sae.max(1);
         let held = if rows == 1 { 0..1 } else { even(rows, self.head.size(), self.head.rank()) };
-        let row = |r: usize| self.features().iter().cloned().flatten().map(move |i| whole[r * self.d_sae + i]);
+        let row =
+            |r: usize| self.features().iter().cloned().flatten().map(move |i| whole[r * self.d_sae + i]);
         held.flat_map(row).collect()
     }
 

@@ -94,7 +94,8 @@ fn first_equal(
     }
     let bytes: Vec<u8> = mine.iter().flatten().flat_map(|n| (*n as u64).to_le_bytes()).collect();
     let words = pool.ranks.gather_bytes(q, &bytes)?.concat();
-    let words: Vec<usize> = words.as_chunks::<8>().0.iter().map(|w| u64::from_le_bytes(*w) as usize).collect();
+    let words: Vec<usize> =
+        words.as_chunks::<8>().0.iter().map(|w| u64::from_le_bytes(*w) as usize).collect();
     let mut all: Vec<&[usize]> = words.chunks_exact(3).collect();
     all.sort_unstable();
     let last = places.checked_sub(1).and_then(|i| all.get(i));

@@ -52,7 +52,8 @@ pub(super) fn resample(
     let drawn: Vec<(usize, usize)> = (0..flags.len())
         .filter(|&i| flags[i] != 0)
         .map(|i| {
-            let draw = unit(settings.resample_seed, Use::Resample, step << 32 | share.global(i) as u64) * total;
+            let draw =
+                unit(settings.resample_seed, Use::Resample, step << 32 | share.global(i) as u64) * total;
             (i, chances.partition_point(|&c| c <= draw).min(chances.len() - 1))
         })
         .collect();

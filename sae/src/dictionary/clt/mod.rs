@@ -81,7 +81,8 @@ impl Clt {
     fn zeros(q: &mut Queue, settings: &DictionarySettings, own: &CltSettings, share: Share) -> Result<Self> {
         let (layers, s, d) = (own.hook_points_in.len(), settings.d_sae(), settings.d_model());
         // For no rows: every step is refused until the dictionary has been planned.
-        let work = Work::plan(&mut Arena::planning("nothing"), settings, (layers, share.len()), 0, (0, 1), None)?;
+        let work =
+            Work::plan(&mut Arena::planning("nothing"), settings, (layers, share.len()), 0, (0, 1), None)?;
         let decoder = |q: &mut Queue, t: usize| {
             Param::zeros(q, &format!("W_D.{t}"), &[t + 1, s, d], share.of_features(1))
         };

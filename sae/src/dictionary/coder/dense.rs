@@ -66,15 +66,7 @@ impl Coder {
                 let h = self.work.h.rows_mut(0..r.len());
                 self.encoder.hidden(q, x.slice_rows(r.clone()), h)?;
             } else {
-                forward_block(
-                    q,
-                    &mut *self.encoder,
-                    &self.p,
-                    &self.base,
-                    &mut self.work,
-                    x,
-                    r.clone(),
-                )?;
+                forward_block(q, &mut *self.encoder, &self.p, &self.base, &mut self.work, x, r.clone())?;
             }
             backward_block(q, &mut *self.encoder, &mut self.p, &mut self.work, &step, r)?;
         }
@@ -278,7 +270,9 @@ fn through_gate(q: &mut Queue, t: &mut Train, b: &Block<'_>) -> Result<()> {
     };
     let n = b.rows();
     let scale = (b.theta.is_some() && b.gated()).then_some(b.norms);
-    let jump = b.theta.map(|theta| (theta, b.step.base.settings.common.jumprelu_threshold_window, dtheta.view_mut()));
+    let jump = b
+        .theta
+        .map(|theta| (theta, b.step.base.settings.common.jumprelu_threshold_window, dtheta.view_mut()));
     q.gate_grad(b.h, scale, jump, df.rows_view(0..n), dh.rows_mut(0..n))?;
     let (true, Some(theta)) = (b.step.parts.lp, b.theta) else { return Ok(()) };
     Ok(q.threshold_penalty(ThresholdPenaltyArgs {
@@ -302,7 +296,9 @@ fn dead_grads(q: &mut Queue, p: &mut Decoder, t: &mut Train, b: &Block<'_>) -> R
     let Aux { codes: Store::Dense(f), e_hat, scale: Some(scale), .. } = aux else { return Err(mixed_up()) };
     let n = b.rows();
     decoder_grads(q, p, f.rows_view(0..n), e_hat.rows_view(b.r.clone()), df.rows_mut(0..n), 1.0)?;
-    let jump = b.theta.map(|theta| (theta, b.step.base.settings.common.jumprelu_threshold_window, dtheta.view_mut()));
+    let jump = b
+        .theta
+        .map(|theta| (theta, b.step.base.settings.common.jumprelu_threshold_window, dtheta.view_mut()));
     q.gate_grad(b.h, Some(scale.view()), jump, df.rows_view(0..n), spare.rows_mut(0..n))?;
     Ok(q.zip_in_place(MapKind::Add, spare.rows_view(0..n), 1.0, 1.0, dh.rows_mut(0..n))?)
 }

@@ -26,9 +26,7 @@ pub(crate) use work::blocks;
 
 use super::{
     Base, Codes, Coefficients, DeadFeatures, Dictionary, LossTerms, Param, Share, StepInput, checkpoint,
-    grad,
-    ranked::Ranked,
-    row_norms,
+    grad, ranked::Ranked, row_norms,
 };
 use crate::{
     Error, Result,

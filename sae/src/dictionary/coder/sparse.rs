@@ -44,7 +44,9 @@ impl Coder {
         let act_fn = self.base.settings.act_fn();
         let (k, abs) = (k.min(self.base.settings.d_sae()), act_fn == ActFn::AbsTopK);
         match act_fn {
-            ActFn::GroupMax => (Rank { abs, groups: k / self.base.share.model().0 }, k / self.base.share.model().0),
+            ActFn::GroupMax => {
+                (Rank { abs, groups: k / self.base.share.model().0 }, k / self.base.share.model().0)
+            }
             ActFn::BatchTopK => (Rank { abs, groups: 1 }, k),
             _ => (Rank { abs, groups: 1 }, ranked::slots(k, self.base.features())),
         }

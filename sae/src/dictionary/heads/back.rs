@@ -11,7 +11,8 @@ use crate::{
     training::{LossSettings, SparsityLoss},
 };
 use lm_saes_runtime::{
-    MapKind, PenaltyArgs, PenaltyKind, Queue, ReduceKind, Reduction, SparseView, ThresholdPenaltyArgs, View, ViewMut,
+    MapKind, PenaltyArgs, PenaltyKind, Queue, ReduceKind, Reduction, SparseView, ThresholdPenaltyArgs, View,
+    ViewMut,
 };
 
 /// What a decoder needs to find its gradients and that of one head's activations.

@@ -25,7 +25,8 @@ use crate::{
     training::LossSettings,
 };
 use lm_saes_runtime::{
-    Arena, CompactArgs, DType, GemmOpts, MapKind, Queue, Rank, Reduction, Select, SparseView, Tensor, View, ViewMut,
+    Arena, CompactArgs, DType, GemmOpts, MapKind, Queue, Rank, Reduction, Select, SparseView, Tensor, View,
+    ViewMut,
 };
 use loss::Train;
 use std::ops::Range;
