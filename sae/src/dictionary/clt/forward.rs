@@ -2,12 +2,11 @@
 
 use super::{
     Clt, Params,
-    work::{Store, Work, mixed_up},
+    work::{Store, Work, joint, mixed_up},
 };
 use crate::{
     Result,
     dictionary::{
-        Base,
         coder::blocks,
         ranked::{self, slots},
     },
