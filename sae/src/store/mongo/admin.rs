@@ -5,7 +5,7 @@
 use super::{At as _, LISTS, MongoStore, generation, of};
 use crate::{
     Error, Result,
-    store::{DictionaryKey, FeatureList, check_name},
+    store::{DictionaryKey, FeatureList, Store as _, check_name},
 };
 use mongodb::{
     bson::{Document, doc},
@@ -82,10 +82,12 @@ impl MongoStore {
 
     fn together(&self, changes: &[Change]) -> Result<()> {
         let about = self.db.run_command(doc! { "hello": 1 }).run().at(self)?;
-        if about.get_str("setName").is_err() && about.get_str("msg") != Ok("isdbgrid") {
+        let has_transactions =
+            about.get_str("setName").is_ok() || about.get_str("msg").is_ok_and(|m| m == "isdbgrid");
+        if !has_transactions {
             return changes.iter().try_for_each(|c| self.change(c, None)).at(self);
         }
-        let mut session = self.db.client().start_session().run().at(self)?;
+        let mut session = self.client.start_session().run().at(self)?;
         let all = |session: &mut ClientSession| {
             changes.iter().try_for_each(|c| self.change(c, Some(&mut *session)))
         };
@@ -95,14 +97,16 @@ impl MongoStore {
     fn change(&self, change: &Change, session: Option<&mut ClientSession>) -> mongodb::error::Result<()> {
         match change {
             Change::Update(collection, which, set) => {
-                let action = self.of(collection).update_many(which.clone(), set.clone());
+                let all = self.of(collection);
+                let action = all.update_many(which.clone(), set.clone());
                 match session {
                     Some(session) => action.session(session).run().map(drop),
                     None => action.run().map(drop),
                 }
             }
             Change::Delete(collection, which) => {
-                let action = self.of(collection).delete_many(which.clone());
+                let all = self.of(collection);
+                let action = all.delete_many(which.clone());
                 match session {
                     Some(session) => action.session(session).run().map(drop),
                     None => action.run().map(drop),

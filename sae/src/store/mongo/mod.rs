@@ -38,6 +38,7 @@ const STAGED: &str = "lm_saes_staged";
 
 /// A store in MongoDB.
 pub struct MongoStore {
+    client: Client,
     db: Database,
     address: String,
 }
@@ -85,7 +86,7 @@ impl MongoStore {
         let failed = |e: mongodb::error::Error| Error::Data { what: format!("{shown}: {e}") };
         let client = Client::with_uri_str(address).map_err(failed)?;
         let db = client.default_database().unwrap_or_else(|| client.database(DEFAULT_DATABASE));
-        let store = Self { db, address: shown.clone() };
+        let store = Self { client, db, address: shown.clone() };
         store.db.run_command(doc! { "ping": 1 }).run().at(&store)?;
         store.indexes()?;
         Ok(store)
