@@ -2,7 +2,8 @@
 //! busy machine; then criterion rows. The products are those of dense operands, forward and gradient of the weights; what
 //! attention multiplies counts half, as the future is masked; where codes are sparse, decoding and its gradients do not count at
 //! all. `VARIANT_ROUNDS` sets the rounds of the table (5), `VARIANTS` the rows by name (all but the CLT of full size, which
-//! takes 6.5 GB). Peak memory is the process's, so it is a row's own where one row is named.
+//! takes 6.5 GB). Peak memory is the process's, so it is a row's own where one row is named. With `VARIANT_TRACE` there is no
+//! measuring: it prints where a step of each row spends its time, op by op.
 
 use criterion::Criterion;
 use lm_saes::{
@@ -11,10 +12,11 @@ use lm_saes::{
     settings::{DictionarySettings, TrainerSettings, from_tree},
     training::{Trainer, schedules::Schedules},
 };
-use lm_saes_backends::registry;
+use lm_saes_backends::{registry, traced::traced};
 use lm_saes_benches::{median, timed};
-use lm_saes_runtime::{Arena, DType, GemmOpts, Queue, RandomKind, Tensor};
+use lm_saes_runtime::{Arena, DType, Device, GemmOpts, Queue, RandomKind, Tensor};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 /// What is measured.
 struct Row {
@@ -313,9 +315,24 @@ fn table(q: &mut Queue, row: &Row, rounds: usize) -> lm_saes::Result<Step> {
     Ok(step)
 }
 
+/// Prints what the ops of five steps took.
+fn trace(device: &Arc<dyn Device>, row: &Row) -> lm_saes::Result<()> {
+    let (mut q, trace) = traced(device)?;
+    let mut step = Step::new(&mut q, row)?;
+    (0..2).for_each(|_| step.run(&mut q));
+    trace.clear();
+    (0..5).for_each(|_| step.run(&mut q));
+    println!("{}, five steps\n{trace}", row.name);
+    Ok(())
+}
+
 fn main() {
     let rounds = std::env::var("VARIANT_ROUNDS").ok().and_then(|v| v.parse().ok()).unwrap_or(5);
     let device = registry().open("cpu").expect("the cpu device always opens");
+    if std::env::var_os("VARIANT_TRACE").is_some() {
+        rows().iter().for_each(|row| trace(&device, row).expect("steps on synthetic activations"));
+        return;
+    }
     let mut criterion = Criterion::default().sample_size(10).configure_from_args();
     for row in rows() {
         let mut q = Queue::new(&device).expect("a queue on the cpu");
