@@ -173,7 +173,8 @@ impl Weights {
                 let i = pieces.partition_point(|p| p.global.start <= at);
                 let piece = i.checked_sub(1).map(|i| &pieces[i]).filter(|p| at < p.global.end);
                 let piece = piece.ok_or_else(|| self.missing(name, "some of it is in none of the parts"))?;
-                let end = run.end.min(piece.global.end);
+                // A piece at a time, so that the host does not hold all of it twice.
+                let end = run.end.min(piece.global.end).min(at + PIECE);
                 let from = piece.local + at - piece.global.start;
                 values.extend(self.files[piece.file].0.f32_runs(name, [from..from + end - at])?);
                 at = end;
