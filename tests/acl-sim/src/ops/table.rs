@@ -240,7 +240,7 @@ operators! {
     Silu(input self_: T[FLOATS], out out: O[FLOATS]) ALL noisy => el::silu;
     Tanh(input self_: T[NUMBERS], out out: O[FLOATS]) NO_310P noisy => el::tanh;
     Exp(input self_: T[EXP], out out: O[FLOATS64]) NEW noisy => el::exp;
-    Sqrt(input self_: T[NUMBERS], out out: O[FLOATS64]) NO_310P noisy => el::sqrt;
+    Sqrt(input self_: T[NUMBERS], out out: O[FLOATS64]) NO_310P exact => el::sqrt;
 
     Softmax(input self_: T[FLOATS64], value dim: i64, out out: O[FLOATS64]) ALL noisy => nm::softmax;
     LogSumExp(input self_: T[NUMBERS], value dim: I, value keepDim: bool, out out: O[FLOATS]) ALL noisy => rd::log_sum_exp;
