@@ -251,6 +251,7 @@ fn the_planned_communication_is_what_was_counted() {
         "trainer.skip_metrics_calculation=true",
         "eval=false",
         "initializer.init_encoder_with_decoder_transpose=false",
+        "initializer.grid_search_init_norm=false",
     ];
     let clipped = &[plain, &["trainer.clip_grad_norm=0.01"]].concat();
     for (name, sae, hooks, more) in [
