@@ -34,7 +34,8 @@ fn seeds(share: u32) -> impl Iterator<Item = u64> {
 fn guarded<T>(name: &str, seed: u64, read: impl FnOnce() -> T) -> T {
     let began = Instant::now();
     let done = catch_unwind(AssertUnwindSafe(read));
-    assert!(began.elapsed() < Duration::from_secs(20), "{name}: damage of seed {seed} takes forever");
+    // Generous: a busy machine that prints where a caught panic came from takes half a minute.
+    assert!(began.elapsed() < Duration::from_secs(200), "{name}: damage of seed {seed} takes forever");
     done.unwrap_or_else(|_| panic!("{name}: damage of seed {seed} made its reader panic"))
 }
 
