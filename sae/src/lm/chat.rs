@@ -125,6 +125,11 @@ fn as_python(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> 
         ValueKind::None => "None",
         ValueKind::Bool if value.is_true() => "True",
         ValueKind::Bool => "False",
+        // Python prints these in its own notation, which is no text of a chat; and a namespace that holds itself has no end.
+        ValueKind::Seq | ValueKind::Map | ValueKind::Iterable | ValueKind::Plain => {
+            let what = "prints a list or structure, which is no text; print what is in it, or its tojson";
+            return Err(Error::new(ErrorKind::InvalidOperation, what));
+        }
         _ => return minijinja::escape_formatter(out, state, value),
     };
     out.write_str(spelled).map_err(|_| Error::new(ErrorKind::WriteFailure, "the text could not be written"))
@@ -207,6 +212,18 @@ mod tests {
             render("{{ raise_exception('no systems here') }}", json!([{"role": "system", "content": ""}]));
         assert!(e.unwrap_err().contains("no systems here"));
         assert!(ChatTemplate::new("{% for %}", Map::new()).err().unwrap().contains("line 1"));
+    }
+
+    #[test]
+    fn what_is_no_text_is_not_printed() {
+        let chat = || json!([{"role": "user", "content": [1]}]);
+        for source in
+            ["{{ messages }}", "{{ messages[0] }}", "{% set n = namespace() %}{% set n.n = n %}{{ n }}"]
+        {
+            assert!(render(source, chat()).unwrap_err().contains("tojson"), "{source}");
+        }
+        let forever = "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}";
+        assert!(render(forever, chat()).is_err());
     }
 
     #[test]
