@@ -94,12 +94,13 @@ pub fn plan_analysis(settings: &AnalyzeSettings, registry: &Registry) -> Result<
     let tokens = settings.analyzer.total_analyzing_tokens;
     let statistics = layers * rules.bytes(d_sae, l0 as f64, len, tokens);
     memory.push(about_so("statistics and samples", statistics));
+    // The dictionary keeps the memory of its forward.
+    memory.push(exact("encoding", step.used()));
     // Contexts wait until there is a batch of them.
     let waiting = (factory.batch_size - 1 + factory.model_batch_size) * len * widths * size_of::<f32>();
     let pass = [
         about_so("batches and model activations", flow.blocks(architecture.as_ref(), None).bytes()),
         about_so("contexts waiting", waiting),
-        exact("encoding", step.used()),
         about_so("codes on the host", codes(rows, d_sae, l0, layers, about.act_fn().has_k())),
     ];
     let after = After::of(&settings.analyzer, &*dictionary, &layers_of, architecture.as_ref(), len);
