@@ -12,7 +12,7 @@ use lm_saes_runtime::{
 pub(super) struct Slots {
     /// Columns, those of empty slots replaced by one that exists.
     pub(super) column: View,
-    /// Which slots are empty or past the end.
+    /// Which slots are empty, past the end, or before the first row's.
     pub(super) empty: View,
     /// The row of each slot `[capacity]`, with row offsets only.
     pub(super) row: Option<View>,
@@ -34,7 +34,12 @@ impl Slots {
             let (past, either) = (s.bools(&[capacity])?, s.bools(&[capacity])?);
             s.ge(place, ptr.part(0, rows, 1), past)?;
             s.logical_or(empty, past, either)?;
-            empty = either;
+            // Offsets may be those of later rows of a larger matrix, and begin where these do.
+            let (inside, all) = (s.bools(&[capacity])?, s.bools(&[capacity])?);
+            s.ge(place, ptr.part(0, 0, 1), inside)?;
+            let before = s.negated(inside)?;
+            s.logical_or(either, before, all)?;
+            empty = all;
             let (at, safe) = (s.ints(&[capacity])?, s.ints(&[capacity])?);
             s.search_sorted(ptr.part(0, 1, rows), place, true, true, None, at)?;
             s.clamp(at, 0.into(), (rows as i32 - 1).into(), safe)?;
@@ -152,7 +157,11 @@ pub(super) fn sparse_mul(s: &mut AscendStream, o: &op::SparseMul) -> Result<()> 
         let values = slots.values(s, &o.s.vals)?;
         let (n, rows) = (values.len(), o.s.rows as i64);
         let offsets = if o.s.ptr.is_some() {
-            View::of(&o.s.ptr).line().part(0, 0, rows)
+            // What lies before the first offset is in its bag, and has the weight 0.
+            let offsets = s.ints(&[rows])?;
+            s.copy(offsets, View::of(&o.s.ptr).line().part(0, 0, rows))?;
+            s.fill(offsets.part(0, 0, 1), 0.into())?;
+            offsets
         } else {
             s.counting(0, o.s.vals.cols as i64, rows)?
         };

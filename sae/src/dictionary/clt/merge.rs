@@ -51,18 +51,24 @@ impl LayerCodes {
         let ((vals, idx), ptr) = (&mut layers[l], &mut ptr[l]);
         let select = Select { scale: norms, mask: None };
         q.threshold(h, select, len, &mut m.limit)?;
-        // What lies behind the last candidate is compared too.
-        q.fill(&mut *vals, 0.0)?;
         keep(q, h, select, &m.limit, (&mut *vals, &mut *idx, &mut *ptr), (rows, len))?;
-        let compared = m.compared.view_mut().slice_cols(l * len..(l + 1) * len).reshaped(1, len);
+        let mut compared = m.compared.view_mut().slice_cols(l * len..(l + 1) * len).reshaped(1, len);
         let vals = front(vals, len);
-        let Some(norms) = norms else { return Ok(q.copy(vals, compared)?) };
-        q.fill(&mut m.ones, 1.0)?;
-        let (idx, ptr) = (front(idx, len), ptr.view().slice_cols(0..rows + 1));
-        let offered = SparseView { vals, idx, ptr: Some(ptr), n: s };
-        let mut compared = compared;
-        q.sparse_dot(offered, norms.reshaped(s, 1), m.ones.rows_view(0..rows), compared.reborrow())?;
-        Ok(q.zip_in_place(MapKind::Mul, vals, 1.0, 0.0, compared)?)
+        match norms {
+            None => q.copy(vals, compared.reborrow())?,
+            Some(norms) => {
+                q.fill(&mut m.ones, 1.0)?;
+                let (idx, ptr) = (front(idx, len), ptr.view().slice_cols(0..rows + 1));
+                let offered = SparseView { vals, idx, ptr: Some(ptr), n: s };
+                let ones = m.ones.rows_view(0..rows);
+                q.sparse_dot(offered, norms.reshaped(s, 1), ones, compared.reborrow())?;
+                q.zip_in_place(MapKind::Mul, vals, 1.0, 0.0, compared.reborrow())?;
+            }
+        }
+        // What lies behind the last candidate is whatever the device left there.
+        let end: Vec<u32> = q.download(ptr.view().slice_cols(rows..rows + 1))?;
+        let end = end.first().map_or(len, |&n| n as usize).min(len);
+        if end < len { Ok(q.fill(compared.slice_cols(end..len), 0.0)?) } else { Ok(()) }
     }
 
     /// The limit of all candidates, and how many each layer keeps.
