@@ -4,12 +4,13 @@
 use super::{
     HostCodes,
     feature::{FeatureState, Place},
+    partners::Partners,
     rules::{Rules, Sampler},
 };
 use crate::{
     Error, Result, files,
     store::{
-        FeatureAnalysis,
+        FeatureAnalysis, Related,
         codec::{Damaged, In, Out, Read},
     },
 };
@@ -23,8 +24,6 @@ use std::{
 const POOL: usize = 256;
 /// Features a thread takes at a time.
 const STRIPE: usize = 128;
-/// Pairs counted per token, on average: enough for the shares, little beside encoding.
-const PAIRS: f64 = 512.0;
 
 /// A context in which few features are active, kept for those that are not.
 struct Pooled {
@@ -46,8 +45,7 @@ pub struct Analyzer {
     n_contexts: u32,
     n_tokens: u64,
     n_analyzed: u64,
-    /// Partners are counted on one token in this many; 0 until the first batch decides.
-    stride: u64,
+    partners: Partners,
 }
 
 /// One batch of whole contexts.
@@ -69,6 +67,7 @@ impl Analyzer {
     pub fn new(d_sae: usize, rules: Rules) -> Self {
         Self {
             features: vec![FeatureState::new(&rules); d_sae],
+            partners: Partners::new(rules.seed),
             rules,
             pool: Vec::new(),
             contexts: HashMap::new(),
@@ -76,7 +75,6 @@ impl Analyzer {
             n_contexts: 0,
             n_tokens: 0,
             n_analyzed: 0,
-            stride: 0,
         }
     }
 
@@ -114,11 +112,6 @@ impl Analyzer {
             return Err(Error::Data { what: format!("{rows} rows are no contexts of {} tokens", seen.len) });
         }
         let columns = ByFeature::new(seen, self.features.len())?;
-        if self.stride == 0 {
-            let (pairs, counted) = seen.codes.pairs(seen.mask);
-            self.stride = (pairs / counted.max(1.0) / PAIRS).ceil().max(1.0) as u64;
-        }
-        let paired = self.paired_rows(seen);
         let places: Vec<Place> = (0..rows / seen.len)
             .map(|i| {
                 let context = self.n_contexts + i as u32;
@@ -133,14 +126,6 @@ impl Analyzer {
                 for group in entries.chunk_by(|a, b| a.0 / seen.len as u32 == b.0 / seen.len as u32) {
                     state.add(rules, places[group[0].0 as usize / seen.len], group);
                 }
-                for &(row, _) in entries.iter().filter(|(row, _)| paired[*row as usize]) {
-                    state.paired += 1;
-                    for &(other, _) in seen.codes.row(row as usize) {
-                        if other as usize != feature {
-                            state.partners.add(other);
-                        }
-                    }
-                }
             }
         });
         for (i, place) in places.iter().enumerate() {
@@ -148,19 +133,12 @@ impl Analyzer {
         }
         self.n_contexts += places.len() as u32;
         self.n_tokens += rows as u64;
-        self.n_analyzed += seen.mask.iter().filter(|&&m| m != 0).count() as u64;
+        for row in (0..rows).filter(|&r| seen.mask[r] != 0) {
+            self.partners.add(self.n_analyzed, seen.codes.row(row).iter().map(|e| e.0));
+            self.n_analyzed += 1;
+        }
         self.drop_unused();
         Ok(())
-    }
-
-    /// On which rows partners are counted: every `stride`-th token of the stream that counts.
-    fn paired_rows(&self, seen: &Seen<'_>) -> Vec<bool> {
-        let mut n = self.n_analyzed;
-        let mut every = |&m: &u8| {
-            n += u64::from(m != 0);
-            m != 0 && (n - 1).is_multiple_of(self.stride)
-        };
-        seen.mask.iter().map(&mut every).collect()
     }
 
     /// Keeps the context's tokens, and the context in the pool if its rank is among the lowest.
@@ -215,6 +193,9 @@ impl Analyzer {
     pub fn feature(&self, feature: u32) -> FeatureAnalysis {
         let state = &self.features[feature as usize];
         let mut found = state.result(&self.rules, feature, |n| self.silent(feature, n));
+        let partners = self.partners.of(feature, self.features.len(), self.rules.coactivations);
+        found.coactivations =
+            partners.into_iter().map(|(feature, value)| Related { feature, value }).collect();
         if found.act_times == 0 {
             // Every context would do: none says anything about a feature that never fired.
             found
@@ -233,7 +214,7 @@ impl Analyzer {
     pub fn save(&self, path: &Path) -> Result<()> {
         let mut out = Out::new();
         out.text(&self.rules.identity().to_string());
-        for n in [u64::from(self.n_contexts), self.n_tokens, self.n_analyzed, self.stride] {
+        for n in [u64::from(self.n_contexts), self.n_tokens, self.n_analyzed] {
             out.int(n);
         }
         out.list(&self.pool, |o, p| {
@@ -257,6 +238,7 @@ impl Analyzer {
                 f.write(&mut out);
                 out.flush(w)?;
             }
+            self.partners.write(&mut out);
             out.flush(w)
         })
     }
@@ -282,21 +264,22 @@ impl Analyzer {
 fn read(bytes: &[u8], rules: &Rules) -> Read<(String, Analyzer)> {
     let mut i = In::new(bytes)?;
     let identity = i.text()?;
-    let (n_contexts, n_tokens, n_analyzed, stride) = (i.small()?, i.int()?, i.int()?, i.int()?);
+    let (n_contexts, n_tokens, n_analyzed) = (i.small()?, i.int()?, i.int()?);
     let pool =
         i.list(|i| Ok(Pooled { rank: i.small()?, context: i.small()?, active: i.list(In::small)? }))?;
     let contexts: HashMap<u32, Box<[u32]>> =
         i.list(|i| Ok((i.small()?, i.list(In::small)?.into_boxed_slice())))?.into_iter().collect();
     let features = i.list(|i| FeatureState::read(i, rules))?;
+    let partners = Partners::read(&mut i, rules.seed, features.len())?;
     let collect_at = 2 * contexts.len().max(2048);
     let rules = rules.clone();
     let saved =
-        Analyzer { rules, features, pool, contexts, collect_at, n_contexts, n_tokens, n_analyzed, stride };
+        Analyzer { rules, features, pool, contexts, collect_at, n_contexts, n_tokens, n_analyzed, partners };
     i.end((identity, saved))
 }
 
 /// A random number that depends on seed and number only (the finaliser of SplitMix64).
-fn rank(seed: u64, number: u32) -> u32 {
+pub(super) fn rank(seed: u64, number: u32) -> u32 {
     let mut z = seed.wrapping_add(u64::from(number).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

@@ -51,12 +51,6 @@ impl HostCodes {
         }))
     }
 
-    /// Sum over rows that count of the squared number of entries, and the number of those rows.
-    pub(super) fn pairs(&self, mask: &[u8]) -> (f64, f64) {
-        let counted = (0..self.rows()).filter(|&r| mask[r] != 0);
-        counted.fold((0.0, 0.0), |(pairs, n), r| (pairs + (self.row(r).len() as f64).powi(2), n + 1.0))
-    }
-
     /// From rows of entries; those of value 0 are left out.
     pub fn collect<R: IntoIterator<Item = (u32, f32)>>(rows: impl Iterator<Item = R>) -> Self {
         let mut all = Self { ptr: vec![0], entries: Vec::new() };

@@ -3,11 +3,10 @@
 use super::{
     bands::{Bands, draw},
     histogram::Histogram,
-    partners::Partners,
     rules::{Rules, Sampler},
 };
 use crate::store::{
-    FeatureAnalysis, Related, Sample, Sampling,
+    FeatureAnalysis, Sample, Sampling,
     codec::{In, Out, Read},
 };
 
@@ -60,8 +59,6 @@ pub(super) struct FeatureState {
     pub act_times: u64,
     sum: f64,
     n_contexts: u64,
-    /// Occurrences on tokens where partners were counted.
-    pub paired: u64,
     max: f32,
     /// A peak has to be above this to be among the highest.
     top_floor: f32,
@@ -73,7 +70,6 @@ pub(super) struct FeatureState {
     bands: Bands,
     /// Lowest ranks of all contexts in which it was active.
     drawn: Vec<Held>,
-    pub partners: Partners,
 }
 
 impl FeatureState {
@@ -82,7 +78,6 @@ impl FeatureState {
             act_times: 0,
             sum: 0.0,
             n_contexts: 0,
-            paired: 0,
             max: 0.0,
             top_floor: f32::NEG_INFINITY,
             draw_limit: (u32::MAX, u32::MAX),
@@ -90,7 +85,6 @@ impl FeatureState {
             top: Vec::new(),
             bands: Bands::default(),
             drawn: Vec::new(),
-            partners: Partners::new(),
         };
         it.set_limits(rules);
         it
@@ -166,10 +160,6 @@ impl FeatureState {
             samplings.push(Sampling { name: name.clone(), samples });
         }
         samplings.extend(self.quantiles(rules));
-        let shares = self.partners.top(rules.coactivations).into_iter().map(|(feature, n)| Related {
-            feature,
-            value: (f64::from(n) / self.paired.max(1) as f64) as f32,
-        });
         FeatureAnalysis {
             index,
             act_times: self.act_times,
@@ -178,7 +168,6 @@ impl FeatureState {
             n_contexts: self.n_contexts,
             histogram: self.histogram.result(),
             samplings,
-            coactivations: shares.collect(),
             ..FeatureAnalysis::default()
         }
     }
@@ -206,8 +195,6 @@ impl FeatureState {
         out.list(&self.top, |o, h| h.write(o));
         self.bands.write(out);
         out.list(&self.drawn, |o, h| h.write(o));
-        self.partners.write(out);
-        out.int(self.paired);
     }
 
     pub fn read(i: &mut In<'_>, rules: &Rules) -> Read<Self> {
@@ -220,8 +207,6 @@ impl FeatureState {
         it.top = i.list(Held::read)?;
         it.bands = Bands::read(i)?;
         it.drawn = i.list(Held::read)?;
-        it.partners = Partners::read(i)?;
-        it.paired = i.int()?;
         it.set_limits(rules);
         Ok(it)
     }

@@ -1,86 +1,171 @@
-//! Which features are most often active together with one: a count in bounded memory (Space-Saving: Metwally, Agrawal and
-//! El Abbadi 2005). Exact while there are no more partners than counters; beyond, the reported count is a lower bound that
-//! falls short by at most the least counter.
+//! Which features are active together: the features of a random sample of tokens, from which shares are counted when all
+//! tokens have passed. The sample is uniform and a function of the seed alone, so shares are unbiased, and they are exact while
+//! all tokens fit. (Counting every pair takes d_sae² counters; bounded counters per feature, such as Space-Saving's, lose
+//! everything where a feature has many partners of like frequency, as with tens of active features a token it always has.)
 
+use super::analyzer::rank;
 use crate::store::codec::{Damaged, In, Out, Read};
+use std::sync::OnceLock;
 
-/// Counters of a feature.
-const COUNTERS: usize = 32;
+/// Entries kept: 84 thousand tokens with 50 active features each.
+const ENTRIES: usize = 1 << 22;
 
-#[derive(Clone)]
+/// A token of the sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Token {
+    /// Random; kept are the lowest.
+    rank: u32,
+    /// Which token of the stream.
+    number: u64,
+    /// Where its features begin, and how many there are.
+    start: u32,
+    len: u32,
+}
+
+/// The sample.
 pub(super) struct Partners {
-    /// Feature + 1; 0 is a free counter.
-    ids: [u32; COUNTERS],
-    counts: [u32; COUNTERS],
-    /// How much of each count may belong to others.
-    errors: [u32; COUNTERS],
-    /// No count is below this.
-    least: u32,
-    /// Where the search for a least count goes on: counters near it take turns, so the next one is rarely far.
-    next: u32,
+    seed: u64,
+    most: usize,
+    tokens: Vec<Token>,
+    /// Features of the tokens, each token's in one piece.
+    features: Vec<u32>,
+    /// Tokens from this rank and number on are not kept.
+    limit: (u32, u64),
+    by_feature: OnceLock<ByFeature>,
+}
+
+/// Tokens of the sample by feature.
+struct ByFeature {
+    ptr: Vec<u32>,
+    tokens: Vec<u32>,
 }
 
 impl Partners {
-    pub fn new() -> Self {
-        Self { ids: [0; COUNTERS], counts: [0; COUNTERS], errors: [0; COUNTERS], least: 0, next: 0 }
+    pub fn new(seed: u64) -> Self {
+        Self::holding(seed, ENTRIES)
     }
 
-    /// Counts one token on which `feature` was active too.
-    pub fn add(&mut self, feature: u32) {
-        let id = feature + 1;
-        // Without an early end, so that it is a few vector instructions.
-        let mut found = 0u32;
-        for (i, &held) in self.ids.iter().enumerate() {
-            found |= u32::from(held == id) << i;
-        }
-        if found != 0 {
-            let at = found.trailing_zeros() as usize;
-            self.counts[at] = self.counts[at].saturating_add(1);
+    /// A sample of up to `most` entries.
+    fn holding(seed: u64, most: usize) -> Self {
+        let limit = (u32::MAX, u64::MAX);
+        let (tokens, features) = (Vec::new(), Vec::new());
+        // Another draw than those of contexts.
+        Self { seed: seed ^ 0x7061_6972, most, tokens, features, limit, by_feature: OnceLock::new() }
+    }
+
+    /// Host bytes with `l0` features active on each of `tokens` tokens.
+    pub fn bytes(l0: f64, tokens: u64) -> f64 {
+        let entries = (tokens as f64 * l0).min(2.0 * ENTRIES as f64);
+        // Features, and once more while they are pruned or sorted by feature.
+        entries * 8.0 + entries / l0.max(1.0) * size_of::<Token>() as f64
+    }
+
+    /// Sees token `number` of the stream with these features.
+    pub fn add(&mut self, number: u64, features: impl Iterator<Item = u32>) {
+        let key = (rank(self.seed ^ (number >> 32), number as u32), number);
+        if key >= self.limit {
             return;
         }
-        let at = self.least_counter();
-        (self.ids[at], self.errors[at], self.counts[at]) = (id, self.least, self.least.saturating_add(1));
-        self.next = (at as u32 + 1) % COUNTERS as u32;
-    }
-
-    /// A counter with the least count.
-    fn least_counter(&mut self) -> usize {
-        let turn = |from: u32, least: u32| {
-            (0..COUNTERS).map(|i| (from as usize + i) % COUNTERS).find(|&at| self.counts[at] == least)
-        };
-        if let Some(at) = turn(self.next, self.least) {
-            return at;
+        self.by_feature = OnceLock::new();
+        let start = self.features.len();
+        self.features.extend(features);
+        let len = (self.features.len() - start) as u32;
+        self.tokens.push(Token { rank: key.0, number, start: start as u32, len });
+        if self.features.len() >= 2 * self.most {
+            self.prune();
         }
-        let least = self.counts.iter().copied().fold(u32::MAX, u32::min);
-        let at = turn(self.next, least).unwrap_or(0);
-        self.least = least;
-        at
     }
 
-    /// The `n` largest certain counts, largest first, by feature among equals.
-    pub fn top(&self, n: usize) -> Vec<(u32, u32)> {
-        let certain = |i: usize| self.counts[i] - self.errors[i];
-        let mut all: Vec<(u32, u32)> = (0..COUNTERS)
-            .filter(|&i| self.ids[i] != 0 && certain(i) > 0)
-            .map(|i| (self.ids[i] - 1, certain(i)))
+    /// Keeps the longest run of lowest ranks that fits. What is dropped would not fit after more tokens either, so the sample
+    /// does not depend on when this happens.
+    fn prune(&mut self) {
+        self.tokens.sort_unstable();
+        let mut entries = 0;
+        let fit = self.tokens.iter().position(|t| {
+            entries += t.len as usize;
+            entries > self.most
+        });
+        let Some(fit) = fit else { return };
+        self.limit = (self.tokens[fit].rank, self.tokens[fit].number);
+        self.tokens.truncate(fit);
+        let mut kept = Vec::with_capacity(self.most);
+        for t in &mut self.tokens {
+            let start = kept.len() as u32;
+            kept.extend_from_slice(&self.features[t.start as usize..][..t.len as usize]);
+            t.start = start;
+        }
+        self.features = kept;
+    }
+
+    /// The `n` features most often active with `feature`, of `d_sae`, most frequent first, by feature among equals: each with the share
+    /// of its tokens.
+    pub fn of(&self, feature: u32, d_sae: usize, n: usize) -> Vec<(u32, f32)> {
+        let index = self.by_feature.get_or_init(|| ByFeature::new(&self.tokens, &self.features, d_sae));
+        let tokens = index.of(feature);
+        let mut others: Vec<u32> = tokens
+            .iter()
+            .map(|&t| self.tokens[t as usize])
+            .flat_map(|t| &self.features[t.start as usize..][..t.len as usize])
+            .copied()
+            .filter(|&other| other != feature)
             .collect();
-        all.sort_by_key(|&(feature, count)| (std::cmp::Reverse(count), feature));
-        all.truncate(n);
-        all
+        others.sort_unstable();
+        let mut counts: Vec<(u32, usize)> =
+            others.chunk_by(|a, b| a == b).map(|same| (same[0], same.len())).collect();
+        counts.sort_by_key(|&(other, n)| (std::cmp::Reverse(n), other));
+        counts.truncate(n);
+        counts.into_iter().map(|(other, n)| (other, n as f32 / tokens.len() as f32)).collect()
     }
 
     pub fn write(&self, out: &mut Out) {
-        for part in [&self.ids, &self.counts, &self.errors] {
-            out.list(part, |o, n| o.int((*n).into()));
-        }
-        out.int(self.least.into());
-        out.int(self.next.into());
+        out.int(self.limit.0.into());
+        out.int(self.limit.1);
+        out.list(&self.tokens, |o, t| {
+            o.int(t.rank.into());
+            o.int(t.number);
+            o.list(&self.features[t.start as usize..][..t.len as usize], |o, f| o.int((*f).into()));
+        });
     }
 
-    pub fn read(i: &mut In<'_>) -> Read<Self> {
-        let mut part = || i.list(In::small)?.try_into().map_err(|_| Damaged);
-        let (ids, counts, errors) = (part()?, part()?, part()?);
-        Ok(Self { ids, counts, errors, least: i.small()?, next: i.small()? })
+    /// What [`Partners::write`] wrote, of a dictionary of `d_sae` features.
+    pub fn read(i: &mut In<'_>, seed: u64, d_sae: usize) -> Read<Self> {
+        let mut it = Self::new(seed);
+        it.limit = (i.small()?, i.int()?);
+        let features = &mut it.features;
+        it.tokens = i.list(|i| {
+            let (rank, number, own) = (i.small()?, i.int()?, i.list(In::small)?);
+            let (start, len) = (features.len() as u32, own.len() as u32);
+            features.extend(own);
+            Ok(Token { rank, number, start, len })
+        })?;
+        if it.features.iter().any(|&f| f as usize >= d_sae) {
+            return Err(Damaged);
+        }
+        Ok(it)
+    }
+}
+
+impl ByFeature {
+    fn new(tokens: &[Token], features: &[u32], d_sae: usize) -> Self {
+        let of = |t: &Token| &features[t.start as usize..][..t.len as usize];
+        let mut ptr = vec![0u32; d_sae + 1];
+        tokens.iter().flat_map(of).for_each(|&f| ptr[f as usize + 1] += 1);
+        for i in 0..d_sae {
+            ptr[i + 1] += ptr[i];
+        }
+        let mut next = ptr.clone();
+        let mut sorted = vec![0u32; ptr[d_sae] as usize];
+        for (i, t) in tokens.iter().enumerate() {
+            for &f in of(t) {
+                sorted[next[f as usize] as usize] = i as u32;
+                next[f as usize] += 1;
+            }
+        }
+        Self { ptr, tokens: sorted }
+    }
+
+    fn of(&self, feature: u32) -> &[u32] {
+        &self.tokens[self.ptr[feature as usize] as usize..self.ptr[feature as usize + 1] as usize]
     }
 }
 
@@ -88,29 +173,56 @@ impl Partners {
 mod tests {
     use super::*;
 
+    /// Features 0 and 1 always together, 2 with them on every fourth token, and a crowd of 90 of which each token has 30.
+    fn token(number: u64) -> impl Iterator<Item = u32> {
+        let crowd = (0..30).map(move |i| 10 + ((number * 7 + i * 3) % 90) as u32);
+        [0, 1].into_iter().chain((number % 4 == 0).then_some(2)).chain(crowd)
+    }
+
     #[test]
-    fn few_partners_are_counted_exactly() {
-        let mut p = Partners::new();
-        for i in 0..1000u32 {
-            p.add(i % 31 % 7);
-        }
-        let exact = |f: u32| (0..1000u32).filter(|i| i % 31 % 7 == f).count() as u32;
-        let top = p.top(3);
-        assert_eq!(top.len(), 3);
-        for (f, n) in top {
-            assert_eq!(n, exact(f), "{f}");
+    fn shares_are_exact_while_all_tokens_fit() {
+        let mut p = Partners::new(1);
+        (0..1000).for_each(|n| p.add(n, token(n)));
+        assert_eq!(p.of(0, 100, 1), [(1, 1.0)]);
+        assert_eq!(p.of(2, 100, 2), [(0, 1.0), (1, 1.0)]);
+        assert_eq!(p.of(1, 100, 100).iter().find(|e| e.0 == 2), Some(&(2, 0.25)));
+        assert_eq!(p.of(5, 100, 3), [], "a feature that never fired has no partners");
+    }
+
+    #[test]
+    fn a_sample_keeps_the_shares_of_features_with_many_partners() {
+        let mut p = Partners::holding(3, 40_000);
+        (0..50_000).for_each(|n| p.add(n, token(n)));
+        assert!(p.features.len() < 80_000);
+        let of_1 = p.of(0, 100, 100);
+        assert_eq!(of_1[0], (1, 1.0));
+        // About 1200 tokens: four standard errors are 0.05 at a share of 0.25, 0.055 at 1/3.
+        let share = |f| of_1.iter().find(|e| e.0 == f).expect("a partner").1;
+        assert!((share(2) - 0.25).abs() < 0.05, "{}", share(2));
+        for f in 10..100 {
+            assert!((share(f) - 1.0 / 3.0).abs() < 0.055, "{f}: {}", share(f));
         }
     }
 
     #[test]
-    fn a_frequent_partner_survives_a_crowd_of_rare_ones_and_counts_never_exceed_the_truth() {
-        let mut p = Partners::new();
-        for i in 0..20_000u32 {
-            p.add(if i % 5 == 0 { 7 } else { 100 + i % 3000 });
-        }
-        let top = p.top(10);
-        assert_eq!(top[0].0, 7);
-        assert!((3300..=4000).contains(&top[0].1), "{top:?}");
-        assert!(top[1..].iter().all(|&(_, n)| n <= 7), "{top:?}");
+    fn the_sample_depends_on_neither_batches_nor_a_saved_state_in_between() {
+        let mut whole = Partners::holding(3, 5_000);
+        (0..9_000).for_each(|n| whole.add(n, token(n)));
+        let mut first = Partners::holding(3, 5_000);
+        (0..4_321).for_each(|n| first.add(n, token(n)));
+        first.prune();
+        let mut out = Out::new();
+        first.write(&mut out);
+        let mut bytes = Vec::new();
+        out.flush(&mut bytes).expect("memory");
+        let mut second = Partners::read(&mut In::new(&bytes).ok().expect("what was written"), 3, 100)
+            .ok()
+            .expect("a state");
+        second.most = 5_000;
+        (4_321..9_000).for_each(|n| second.add(n, token(n)));
+        whole.prune();
+        second.prune();
+        assert_eq!(whole.tokens, second.tokens);
+        assert_eq!(whole.features, second.features);
     }
 }

@@ -5,7 +5,10 @@
 //!   bands of peaks under the limit (a band is a quarter octave) instead of being its extreme;
 //! * contexts in which the feature is silent are never samples, except under `non_activating`, where only such contexts are.
 
-use super::feature::{FeatureState, Held};
+use super::{
+    feature::{FeatureState, Held},
+    partners::Partners,
+};
 use crate::settings::AnalyzerSettings;
 use serde_json::{Value, json};
 
@@ -119,7 +122,7 @@ impl Rules {
         // Contexts nothing points to any more wait until there are as many as of the others.
         let used = contexts * (1.0 - (-samples * d_sae as f64 / contexts).exp());
         let texts = contexts.min((2.0 * used).max(4096.0)) * (allocated(4.0 * len as f64) + 40.0);
-        (d_sae as f64 * bytes + texts) as usize
+        (d_sae as f64 * bytes + texts + Partners::bytes(l0, tokens)) as usize
     }
 
     /// What has to agree for a saved state to be continued.
