@@ -66,7 +66,7 @@ fn table() {
     if std::env::var("ACL_SIM").is_ok_and(|s| s.contains("perturb=")) {
         // Noise on computed values shows where a root must be exact, and where equal numbers must cancel.
         wrong.retain(|(c, _)| {
-            !c.what.starts_with("Sqrt") && !(c.op == "AttentionGrad" && c.what.contains("len 1 "))
+            !(c.what.starts_with("Sqrt") || c.op == "AttentionGrad" && c.what.contains("len 1 "))
         });
     }
     if std::env::var_os("LM_SAES_MAY_REFUSE").is_none() {

@@ -4,6 +4,8 @@
 use lm_saes_backends::comm::launch::Launch;
 use lm_saes_runtime::{DType, Group, Queue, Reduction};
 use std::{
+    fs,
+    path::Path,
     process::{Command, Output},
     time::{Duration, Instant},
 };
@@ -20,6 +22,14 @@ fn under_mpirun(name: &str, size: usize) -> Vec<(&'static str, Output, Duration)
         command.args(options).args(["-n", &size.to_string()]).arg(&me).args([name, "--exact", "--nocapture"]);
         // Two versions of the launcher must not see each other's variables.
         command.env_remove("LM_SAES_MPI");
+        // Two of Open MPI's launchers that start at once in one folder can fail.
+        let own = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!(
+            "mpi-{}-{}",
+            std::process::id(),
+            &name[..20]
+        ));
+        fs::create_dir_all(&own).unwrap();
+        command.env("TMPDIR", &own);
         match command.output() {
             Ok(out) => all.push((mpirun, out, began.elapsed())),
             Err(_) => eprintln!("SKIPPED: {mpirun} is not installed"),

@@ -8,6 +8,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -16,10 +17,15 @@ const LM_SAES: &str = env!("CARGO_BIN_EXE_lm-saes");
 const MOST: Duration = Duration::from_secs(120);
 
 fn mpirun(options: &[&str]) -> Command {
+    static STARTED: AtomicUsize = AtomicUsize::new(0);
+    // Two launchers that start at once in one folder can fail.
+    let n = STARTED.fetch_add(1, Ordering::Relaxed);
+    let own = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("mpi-{}-{n}", std::process::id()));
+    fs::create_dir_all(&own).unwrap();
     let mut command = Command::new("mpirun.openmpi");
     command.args(["--oversubscribe", "--allow-run-as-root", "--bind-to", "none"]).args(options);
     // Spinning ranks would keep each other from the few cores of a test machine.
-    command.env("RAYON_NUM_THREADS", "1").stdin(Stdio::null());
+    command.env("RAYON_NUM_THREADS", "1").env("TMPDIR", own).stdin(Stdio::null());
     command
 }
 

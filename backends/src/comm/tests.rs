@@ -99,7 +99,7 @@ fn gathering_scattering_and_broadcasting_put_rows_where_they_belong() {
 #[test]
 fn bytes_of_uneven_length_and_sums_in_f64_reach_everybody() {
     let got = all(3, |g, q| {
-        let text = "abc"[..g.rank()].as_bytes().to_vec();
+        let text = b"abc"[..g.rank()].to_vec();
         let mut sums = [0.1 * (g.rank() + 1) as f64, 1.0];
         g.sum_f64(q, &mut sums)?;
         Ok((g.gather_bytes(q, &text)?, sums))

@@ -97,8 +97,10 @@ impl Loaded {
     pub fn run(&mut self) -> Result<()> {
         // SAFETY: every address of the op lies in the image this value owns, the builder made shapes, types and aliasing as the
         // op's contract demands (cases that must fail differ only in data the device has to check), and sync ends before return.
-        unsafe { self.stream.launch(&self.op)? };
-        self.stream.sync()
+        let queued = unsafe { self.stream.launch(&self.op) };
+        // Of an op that fails halfway some work may be queued, and the memory is looked at next.
+        let done = self.stream.sync();
+        queued.and(done)
     }
 
     fn image(&self) -> Result<Vec<u8>> {

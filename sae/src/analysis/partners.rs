@@ -176,7 +176,7 @@ mod tests {
     /// Features 0 and 1 always together, 2 with them on every fourth token, and a crowd of 90 of which each token has 30.
     fn token(number: u64) -> impl Iterator<Item = u32> {
         let crowd = (0..30).map(move |i| 10 + ((number * 7 + i * 3) % 90) as u32);
-        [0, 1].into_iter().chain((number % 4 == 0).then_some(2)).chain(crowd)
+        [0, 1].into_iter().chain(number.is_multiple_of(4).then_some(2)).chain(crowd)
     }
 
     #[test]
@@ -215,9 +215,7 @@ mod tests {
         first.write(&mut out);
         let mut bytes = Vec::new();
         out.flush(&mut bytes).expect("memory");
-        let mut second = Partners::read(&mut In::new(&bytes).ok().expect("what was written"), 3, 100)
-            .ok()
-            .expect("a state");
+        let mut second = Partners::read(&mut In::new(&bytes).unwrap(), 3, 100).unwrap();
         second.most = 5_000;
         (4_321..9_000).for_each(|n| second.add(n, token(n)));
         whole.prune();

@@ -176,7 +176,8 @@ impl Weights {
                 // A piece at a time, so that the host does not hold all of it twice.
                 let end = run.end.min(piece.global.end).min(at + PIECE);
                 let from = piece.local + at - piece.global.start;
-                values.extend(self.files[piece.file].0.f32_runs(name, [from..from + end - at])?);
+                values
+                    .extend(self.files[piece.file].0.f32_runs(name, std::iter::once(from..from + end - at))?);
                 at = end;
             }
         }
@@ -210,7 +211,7 @@ impl Weights {
         }
         let n: usize = slot.shape.iter().product();
         for start in (0..n).step_by(PIECE) {
-            put(&self.f32_runs(&slot.name, &[start..n.min(start + PIECE)])?)?;
+            put(&self.f32_runs(&slot.name, std::slice::from_ref(&(start..n.min(start + PIECE))))?)?;
         }
         Ok(())
     }

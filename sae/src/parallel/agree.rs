@@ -17,7 +17,7 @@ pub fn agree(q: &mut Queue, world: &Axis, settings: &Value) -> Result<()> {
     let all = world.gather_bytes(q, settings.to_string().as_bytes())?;
     let parse = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap_or(Value::Null);
     let first = parse(&all[0]);
-    for (rank, other) in all.iter().enumerate().skip(1).filter(|(_, other)| **other != all[0]) {
+    if let Some((rank, other)) = all.iter().enumerate().find(|(_, other)| **other != all[0]) {
         let (key, ours, theirs) = difference("", &first, &parse(other))
             .unwrap_or_else(|| ("order of the settings".into(), Value::Null, Value::Null));
         let what =

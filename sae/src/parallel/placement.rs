@@ -77,6 +77,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::single_range_in_vec_init)]
     fn a_part_of_rows_is_one_run_and_a_part_of_columns_one_for_each_row() {
         assert_eq!(runs(&[4, 3], &[]), [0..12]);
         assert_eq!(runs(&[4, 3], &[cut(0, &[1..3])]), [3..9]);
