@@ -70,14 +70,14 @@ fn processes_train_as_one_does_and_the_first_alone_reports() {
     world(dir.path(), 60);
     let cross = json!({"sae_type": "crosscoder", "hook_points": [HOOK, "blocks.1.hook_resid_post"],
                        "d_model": 48, "expansion_factor": 4, "act_fn": "topk", "top_k": 8});
-    let kinds: [(&str, &dyn Fn(&mut Value)); 2] = [
-        ("batchtopk", &|t| t["sae"]["act_fn"] = json!("batchtopk")),
-        ("crosscoder", &|t| {
-            t["sae"] = cross.clone();
-            t["activation_factory"]["hook_points"] = cross["hook_points"].clone();
-        }),
-    ];
-    for (kind, change) in kinds {
+    for kind in ["batchtopk", "crosscoder"] {
+        let change = |t: &mut Value| match kind {
+            "batchtopk" => t["sae"]["act_fn"] = json!("batchtopk"),
+            _ => {
+                t["sae"] = cross.clone();
+                t["activation_factory"]["hook_points"] = cross["hook_points"].clone();
+            }
+        };
         let alone = format!("{kind}-1");
         let out = Command::new(LM_SAES)
             .arg("train")

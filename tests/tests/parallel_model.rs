@@ -160,7 +160,8 @@ fn batch(q: &mut Queue, step: u64) -> Batch {
         t
     };
     let acts = (0..3).map(|hook| one(q, hook)).collect();
-    let mask: Vec<u8> = (0..ROWS).map(|r| u8::from((r + step as usize) % 7 != 3 || step % 2 == 0)).collect();
+    let mask: Vec<u8> =
+        (0..ROWS).map(|r| u8::from((r + step as usize) % 7 != 3 || step.is_multiple_of(2))).collect();
     let n_valid = mask.iter().filter(|&&m| m != 0).count();
     Batch { acts, tokens: vec![0; ROWS], mask, contexts: Some((ROWS / CONTEXT, CONTEXT)), n_valid }
 }

@@ -2,7 +2,7 @@
 //! From it follows, whatever the timing of this run, whether two uses of memory can collide.
 
 use crate::{memory::Memory, world::violation};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// For each stream the number of its last task that is known to be done.
 pub type Clock = HashMap<usize, u64>;
@@ -36,6 +36,8 @@ type Uses = HashMap<(u64, u64, bool), (u64, String)>;
 pub struct Order {
     host: Clock,
     streams: HashMap<usize, Clock>,
+    /// Destroyed streams: the host has waited for all their tasks.
+    ended: HashSet<usize>,
 }
 
 impl Order {
@@ -46,6 +48,16 @@ impl Order {
         let n = clock.entry(stream).or_default();
         *n += 1;
         *n
+    }
+
+    /// A stream is gone and its work done. Clocks forget it, or they would grow with every stream there ever was.
+    pub fn end(&mut self, stream: usize) {
+        self.streams.remove(&stream);
+        self.host.remove(&stream);
+        self.streams.values_mut().for_each(|clock| {
+            clock.remove(&stream);
+        });
+        self.ended.insert(stream);
     }
 
     /// What is done once everything queued on a stream so far is.
@@ -68,7 +80,8 @@ impl Order {
         let Some(block) = memory.find_mut(access.start) else { return };
         let clock = self.streams.get(&stream);
         let known = |other: usize| clock.and_then(|c| c.get(&other)).copied().unwrap_or(0);
-        for (other, uses) in block.tracks.uses.iter().filter(|(s, _)| **s != stream) {
+        let live = |s: &usize| *s != stream && !self.ended.contains(s);
+        for (other, uses) in block.tracks.uses.iter().filter(|(s, _)| live(s)) {
             for ((start, end, write), (when, who)) in uses {
                 if *start < access.end
                     && access.start < *end
@@ -96,7 +109,7 @@ impl Order {
     /// A task the host has not waited for that uses a range in a way that excludes the host's use.
     pub fn pending(&self, memory: &Memory, start: u64, end: u64, host_writes: bool) -> Option<String> {
         let block = memory.find(start)?;
-        for (stream, uses) in &block.tracks.uses {
+        for (stream, uses) in block.tracks.uses.iter().filter(|(s, _)| !self.ended.contains(s)) {
             let done = self.host.get(stream).copied().unwrap_or(0);
             for ((a, b, write), (when, who)) in uses {
                 if *a < end && start < *b && (*write || host_writes) && *when > done {

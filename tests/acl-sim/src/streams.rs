@@ -551,7 +551,9 @@ fn destroy_stream(stream: aclrtStream, force: bool) -> i32 {
     }
     // The documented wait; errors of its tasks were for whoever synchronised.
     let _ = drain(handle, None);
-    world().streams.forget(handle);
+    let mut w = world();
+    w.streams.forget(handle);
+    w.order.end(handle);
     0
 }
 

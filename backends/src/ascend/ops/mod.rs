@@ -74,21 +74,21 @@ lowerings! {
     GateGrad: Mul GtScalar GtTensor LogicalAnd LogicalNot Sub Abs LtScalar SWhere ReduceSum InplaceMul Div InplaceAdd
         InplaceCopy InplaceMaskedFillScalar InplaceFillScalar;
     Penalty: Mul Muls PowTensorScalar Sqrt Tanh Div ReduceSum ScatterAdd IndexSelect EqScalar InplaceMuls InplaceAdds
-        InplaceMaskedFillScalar InplaceCopy InplaceFillScalar Clamp LtScalar GeTensor LogicalOr SearchSorted Arange;
+        InplaceMaskedFillScalar InplaceCopy InplaceFillScalar Clamp LtScalar GeTensor LogicalOr LogicalNot SearchSorted Arange;
     ThresholdPenalty: Mul GtTensor Sub SWhere ReduceSum InplaceAdd InplaceMul InplaceFillScalar;
     SparseMul: EmbeddingBag InplaceAdd InplaceMuls InplaceCopy InplaceFillScalar InplaceMaskedFillScalar Clamp LtScalar
-        GeTensor LogicalOr SearchSorted Arange;
+        GeTensor LogicalOr LogicalNot SearchSorted Arange;
     SparseDot: IndexSelect InplaceMul ReduceSum InplaceCopy InplaceFillScalar InplaceMaskedFillScalar Clamp LtScalar
-        GeTensor LogicalOr SearchSorted Arange;
+        GeTensor LogicalOr LogicalNot SearchSorted Arange;
     SortByColumn: Sort SearchSorted IndexSelect Cast InplaceAdd InplaceCopy InplaceFillScalar InplaceMaskedFillScalar Clamp
-        LtScalar GeTensor LogicalOr Arange;
+        LtScalar GeTensor LogicalOr LogicalNot Arange;
     SparseOuter: EmbeddingBag IndexSelect GeTensor Clamp Arange InplaceMaskedFillScalar InplaceAdd InplaceMuls InplaceCopy
         InplaceFillScalar;
     Scatter: InplaceScatter InplaceMuls Muls InplaceAdd InplaceCopy InplaceFillScalar InplaceMaskedFillScalar Clamp
-        LtScalar GeTensor LogicalOr SearchSorted Arange;
+        LtScalar GeTensor LogicalOr LogicalNot SearchSorted Arange;
     Confine: Adds GeScalar LtScalar LogicalAnd LogicalNot InplaceMaskedFillScalar;
     Activity: Abs GtScalar EqScalar Cast Mul ReduceSum ScatterAdd IndexSelect InplaceAdd InplaceCopy InplaceFillScalar
-        InplaceMaskedFillScalar Clamp LtScalar GeTensor LogicalOr SearchSorted Arange;
+        InplaceMaskedFillScalar Clamp LtScalar GeTensor LogicalOr LogicalNot SearchSorted Arange;
     Age: Adds LtScalar GeScalar NeScalar SWhere LogicalAnd LogicalOr InplaceMaskedFillScalar InplaceCopy;
     Adam: Mul NeScalar Cast ReduceSum InplaceMuls InplaceAdd InplaceAdds Sqrt Div LogicalNot InplaceMaskedFillScalar
         InplaceCopy InplaceFillScalar;
