@@ -12,7 +12,7 @@ trap 'rm -rf "$work"' EXIT
 
 sample() { # sample EVERY LAYOUT SETTINGS WHAT
     printf '%-58s ' "$4, every $1th case:"
-    LM_SAES_EVERY="$1" ASCEND_HOME_PATH="$work/$2" ACL_SIM="$3" "$tests" --exact table --ignored >"$work/log" 2>&1 ||
+    LM_SAES_EVERY="$1" ASCEND_HOME_PATH="$work/$2" ACL_SIM="$3" "$tests" --exact table --ignored --nocapture >"$work/log" 2>&1 ||
         { cat "$work/log"; exit 1; }
     if grep -q 'acl-sim:' "$work/log"; then
         cat "$work/log"
