@@ -31,7 +31,7 @@ pub enum Collective {
         /// How.
         how: Reduction,
     },
-    /// `dst[r·n..] = src of rank r`.
+    /// `dst[r·n..] = src of rank r`. `src` is this rank's place in `dst`, or apart from it.
     AllGather {
         /// `[n]`, read.
         src: Addr,
@@ -42,7 +42,8 @@ pub enum Collective {
         /// Their type.
         dtype: DType,
     },
-    /// `dst = reduction of src[rank·n..] over the ranks`.
+    /// `dst = reduction of src[rank·n..] over the ranks`. `dst` is this rank's place in `src`, whose other places are undefined then,
+    /// or apart from it.
     ReduceScatter {
         /// `[size·n]`, read.
         src: Addr,

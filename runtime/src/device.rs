@@ -97,6 +97,10 @@ pub unsafe trait Stream: Send {
     unsafe fn download(&mut self, src: Addr, dst: &mut [u8]) -> Result<()>;
     /// Waits for everything queued so far and reports the first failure.
     fn sync(&mut self) -> Result<()>;
+    /// The driver's own handle of this stream, for libraries that queue work on it themselves; 0 where there is none.
+    fn native(&self) -> u64 {
+        0
+    }
     /// Starts recording instead of executing, where the device can.
     fn begin_capture(&mut self) -> Result<(), Unsupported> {
         Err(Unsupported::because("graph capture"))

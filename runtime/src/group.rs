@@ -57,6 +57,11 @@ impl Group {
         Self { comm: Some(comm).filter(|c| c.size() > 1), traffic: BTreeMap::new() }
     }
 
+    /// The engine; `None` for a group of one.
+    pub fn into_comm(self) -> Option<Box<dyn Comm>> {
+        self.comm
+    }
+
     /// This rank, from 0.
     pub fn rank(&self) -> usize {
         self.comm.as_ref().map_or(0, |c| c.rank())

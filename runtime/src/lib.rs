@@ -6,6 +6,7 @@
 
 pub mod abi;
 mod arena;
+mod background;
 mod comm;
 mod device;
 mod dtype;
@@ -18,6 +19,7 @@ mod registry;
 mod tensor;
 
 pub use arena::{Arena, Planned};
+pub use background::{Background, Exchange, Ticket, Times};
 pub use comm::{Collective, Comm, Reduction};
 pub use device::{Addr, Backend, Device, DeviceInfo, Graph, Stream, Unsupported};
 pub use dtype::{DType, Element};

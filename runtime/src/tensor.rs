@@ -184,6 +184,41 @@ impl Tensor {
         Ok(self)
     }
 
+    /// The tensor cut between its rows into tensors of so many rows each. They share its memory, so that each can be handed on;
+    /// [`Tensor::joined`] puts them together again.
+    pub fn split(self, rows: &[usize]) -> Result<Vec<Self>> {
+        if rows.iter().sum::<usize>() != self.rows {
+            let what = format!("{} rows cannot be cut into {rows:?}", self.rows);
+            return Err(Error::Shape { op: "split", what });
+        }
+        let (width, mut at) = (self.cols * self.dtype.bytes(), self.addr.0);
+        let part = |rows: &usize| {
+            let addr = if self.block.is_some() { Addr(at) } else { Addr::NONE };
+            at += (rows * width) as u64;
+            Self { block: self.block.clone(), addr, rows: *rows, cols: self.cols, dtype: self.dtype }
+        };
+        Ok(rows.iter().map(part).collect())
+    }
+
+    /// Tensors that lie one behind the other in the same memory, as one.
+    pub fn joined(parts: Vec<Self>) -> Result<Self> {
+        let mut parts = parts.into_iter();
+        let mut whole = parts.next().unwrap_or_default();
+        for part in parts {
+            let same = match (&whole.block, &part.block) {
+                (Some(a), Some(b)) => Arc::ptr_eq(a, b) && whole.addr.0 + whole.bytes() as u64 == part.addr.0,
+                (None, None) => true,
+                _ => false,
+            };
+            if !same || (whole.cols, whole.dtype) != (part.cols, part.dtype) {
+                let what = format!("{part:?} does not lie behind {whole:?}");
+                return Err(Error::Shape { op: "joined", what });
+            }
+            whole.rows += part.rows;
+        }
+        Ok(whole)
+    }
+
     fn raw(&self) -> Raw {
         Raw {
             mat: Mat {
@@ -211,6 +246,13 @@ impl Tensor {
     /// Rows `r`, to write. Panics when out of range.
     pub fn rows_mut(&mut self, r: Range<usize>) -> ViewMut<'_> {
         self.view_mut().slice_rows(r)
+    }
+}
+
+/// A tensor without rows, columns or memory, to stand where another one has been taken away.
+impl Default for Tensor {
+    fn default() -> Self {
+        Self::placed(None, 0, 0, 0, DType::F32)
     }
 }
 
