@@ -13,7 +13,7 @@ pub mod wide;
 use lm_saes::{
     Result,
     dictionary::{
-        Codes, Dictionary, GradientPart,
+        Codes, Dictionary, Param,
         normalise::{Scaling, Scratch},
     },
     training::{LossSettings, evaluate::plan_inference, metrics::MetricWindow},
@@ -78,15 +78,21 @@ fn dense_head(q: &mut Queue, codes: Codes<'_>) -> Vec<f32> {
     dense
 }
 
-/// The gradient of every parameter after a step, as held.
+/// The gradient of every parameter after a step, as held, put together from the pieces in which they are made.
 pub fn gradients(q: &mut Queue, d: &mut dyn Dictionary) -> Vec<Vec<f32>> {
-    let mut all: Vec<Vec<f32>> = d.params().iter().map(|p| vec![f32::NAN; p.value.len()]).collect();
-    let put = &mut |q: &mut Queue, part: GradientPart<'_>| {
-        let (cols, rows) = (part.grad.cols(), part.rows);
-        all[part.param][rows.start * cols..rows.end * cols].copy_from_slice(&q.download::<f32>(part.grad)?);
-        Ok(())
+    let (made, read) = (d.made_gradients(), "a step was made");
+    let of = |p: &&Param| match &p.grad {
+        Some(grad) => q.download(grad).expect(read),
+        None => vec![f32::NAN; p.value.len()],
     };
-    d.gradients(q, put).expect("a step was made");
+    let mut all: Vec<Vec<f32>> = d.params().iter().map(of).collect();
+    for (param, rows) in made {
+        let cols = d.params()[param].value.cols();
+        let mut part = q.empty(rows.len(), cols, DType::F32).expect(read);
+        d.make_gradient(q, param, rows.clone(), part.view_mut()).expect(read);
+        all[param][rows.start * cols..rows.end * cols]
+            .copy_from_slice(&q.download::<f32>(&part).expect(read));
+    }
     all
 }
 

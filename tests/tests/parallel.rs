@@ -270,11 +270,15 @@ fn the_planned_communication_is_what_was_counted() {
             assert_eq!(plan.ranks.ranks(), ranks);
             for (report, _) in each {
                 let traffic = report.unwrap().traffic;
+                let sent = |kind: &str| traffic.get(&format!("exchanges {kind}")).map_or(0, |t| t.sent);
                 assert_eq!(
-                    traffic["data all_reduce"].sent,
+                    sent("reduce_scatter") + sent("all_reduce"),
                     STEPS * planned("gradients"),
                     "{name} on {ranks}"
                 );
+                let rows = if name == "clipped" { planned("norms of gradient rows") } else { 0 };
+                let gathered = STEPS * (planned("parameters") + rows);
+                assert_eq!(sent("all_gather"), gathered, "{name} on {ranks}");
                 // More tokens pass the model than train: some do not count, some wait in the buffer.
                 let gathered = traffic["world all_gather"].sent as f64;
                 let estimate = (STEPS * planned("model activations")) as f64;

@@ -36,7 +36,7 @@ pub use jumprelu::Calibration;
 pub use lorsa::{LorsaSettings, NormalizationType, PositionalEmbedding};
 pub use matryoshka::MatryoshkaSettings;
 pub use molt::{MoltSettings, Rank};
-pub use param::{GradientPart, Param, ParamGroup};
+pub use param::{Param, ParamGroup};
 pub use sae::SaeSettings;
 pub use share::{Place, Share};
 pub use threshold::RunningThresholds;
@@ -45,7 +45,7 @@ use crate::{Error, Result, parallel::Mesh, training::SparsityLoss};
 use lm_saes_runtime::{Arena, DType, MapKind, Queue, ReduceKind, SparseView, Tensor, View, ViewMut};
 use param::grad;
 use settings::DictionarySettings;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 /// Feature activations of the last forward.
 #[derive(Clone, Copy, Debug)]
@@ -182,7 +182,7 @@ pub trait Dictionary: Initialise + Send {
             why: format!("a dictionary of type {} has no layers", self.settings().sae_type()),
         })
     }
-    /// Forward, loss and gradients, which [`Dictionary::gradients`] then hands out.
+    /// Forward, loss and gradients: those of this rank's rows in [`Param::grad`], or made when asked for.
     fn train_step(
         &mut self,
         q: &mut Queue,
@@ -191,16 +191,21 @@ pub trait Dictionary: Initialise + Send {
         coefficients: Coefficients,
         dead: Option<&mut DeadFeatures>,
     ) -> Result<LossTerms>;
-    /// Hands every gradient of the last step to `visit`, in parts that are the same, bit by bit and in order, at each call until
-    /// the next step. `visit` may change the values it is given. A dictionary whose gradients would take much memory makes them
-    /// here one after the other, in the same place. Over the ranks of `base().mesh.data`, gradients in [`Param::grad`] are added
-    /// up by the optimiser before this is called; those made here, here.
-    fn gradients(
+    /// Parameters, counted as in [`Dictionary::params`], and rows of them whose gradient is not kept because that would take much
+    /// memory: [`Dictionary::make_gradient`] makes it, best in this order.
+    fn made_gradients(&self) -> Vec<(usize, Range<usize>)> {
+        Vec::new()
+    }
+    /// Makes the gradient of one of [`Dictionary::made_gradients`] of the last step in `out`, the same bits each time until the next
+    /// step. It depends on the value of no parameter, and these parameters may have none for a while.
+    fn make_gradient(
         &mut self,
-        q: &mut Queue,
-        visit: &mut dyn FnMut(&mut Queue, GradientPart<'_>) -> Result<()>,
+        _q: &mut Queue,
+        param: usize,
+        _rows: Range<usize>,
+        _out: ViewMut<'_>,
     ) -> Result<()> {
-        self.params_mut().into_iter().enumerate().try_for_each(|(i, p)| visit(q, p.part(i)?))
+        Err(Error::Data { what: format!("the gradient of parameter {param} is kept, not made") })
     }
     /// Refuses losses this variant does not have.
     fn check_loss(&self, loss: &crate::training::LossSettings) -> Result<()> {

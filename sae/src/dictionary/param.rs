@@ -6,8 +6,8 @@ use crate::{
     parallel::placement::{Cut, part_shape, runs},
     tensorfile::{PIECE, Put, in_pieces},
 };
-use lm_saes_runtime::{Arena, DType, Queue, RandomKind, Tensor, View, ViewMut};
-use std::{borrow::Cow, ops::Range};
+use lm_saes_runtime::{Arena, DType, Queue, RandomKind, Tensor};
+use std::borrow::Cow;
 
 /// Which optimiser group a parameter belongs to (TRAINING §4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,20 +38,8 @@ pub struct Param {
     /// Value, f32.
     pub value: Tensor,
     /// Gradient of the last [`super::Dictionary::train_step`]; present once planned for training, unless the dictionary makes it
-    /// when asked ([`super::Dictionary::gradients`]).
+    /// when asked ([`super::Dictionary::make_gradient`]), or the optimiser has it.
     pub grad: Option<Tensor>,
-}
-
-/// Rows of a parameter and their gradient.
-pub struct GradientPart<'a> {
-    /// Which parameter, counted as in [`super::Dictionary::params`].
-    pub param: usize,
-    /// Which of its rows.
-    pub rows: Range<usize>,
-    /// Their values.
-    pub value: ViewMut<'a>,
-    /// Their gradient.
-    pub grad: View<'a>,
 }
 
 impl Param {
@@ -148,17 +136,6 @@ impl Param {
             (format!("gradient of {}", self.name), self.value.rows(), self.value.cols());
         self.grad = if wanted { Some(arena.tensor(&label, rows, cols, DType::F32)?) } else { None };
         Ok(())
-    }
-
-    /// The whole parameter, of number `param`, with the gradient it keeps.
-    ///
-    /// # Errors
-    /// A dictionary that was planned for inference.
-    pub fn part(&mut self, param: usize) -> Result<GradientPart<'_>> {
-        let Self { name, value, grad, .. } = self;
-        let what = || format!("{name} has no gradient; the dictionary was planned for inference");
-        let grad = grad.as_ref().ok_or_else(|| Error::Data { what: what() })?.view();
-        Ok(GradientPart { param, rows: 0..value.rows(), value: value.view_mut(), grad })
     }
 
     /// Values as held, in the order of the checkpoint.

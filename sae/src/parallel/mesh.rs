@@ -1,5 +1,6 @@
 //! The mesh of ranks: axes data, head and model, in this order; the last changes fastest from rank to rank.
 
+use super::Exchanges;
 use crate::{Error, Result};
 use lm_saes_runtime::{Group, Queue, Reduction, Traffic, View, ViewMut};
 use std::{
@@ -218,6 +219,8 @@ pub struct Mesh {
     pub model: Axis,
     /// head × model: ranks with the same rows, which together hold one dictionary.
     pub shards: Axis,
+    /// The ranks of `data` once more, to exchange gradients and parameters while other things are done.
+    pub exchanges: Exchanges,
 }
 
 impl Mesh {
@@ -252,11 +255,16 @@ impl Mesh {
                 _ => Ok(Axis::new(world.split(color as u32, key as u32)?)),
             }
         };
+        let (of_data, key) = (head * size.model + model, data);
         Ok(Self {
-            data: axis(size.data, head * size.model + model, data)?,
+            data: axis(size.data, of_data, key)?,
             head: axis(size.head, data * size.model + model, head)?,
             model: axis(size.model, data * size.head + head, model)?,
             shards: axis(size.head * size.model, data, head * size.model + model)?,
+            exchanges: match size.data {
+                1 => Exchanges::default(),
+                _ => Exchanges::new(world.split(of_data as u32, key as u32)?),
+            },
             world: Axis::new(world),
         })
     }
@@ -271,6 +279,7 @@ impl Mesh {
             head: axis(size.head),
             model: axis(size.model),
             shards: axis(size.head * size.model),
+            exchanges: Exchanges::default(),
         }
     }
 
@@ -287,7 +296,8 @@ impl Mesh {
             let all = axis.traffic().into_iter();
             all.map(|(kind, t)| (format!("{name} {kind}"), t)).collect::<Vec<_>>()
         };
-        axes.into_iter().flat_map(named).collect()
+        let beside = self.exchanges.traffic().into_iter().map(|(kind, t)| (format!("exchanges {kind}"), t));
+        axes.into_iter().flat_map(named).chain(beside).collect()
     }
 
     /// Ranks along each axis.
@@ -297,7 +307,7 @@ impl Mesh {
 
     /// The same for work in which all ranks have all rows.
     pub fn without_data(&self) -> Self {
-        Self { data: Axis::default(), ..self.clone() }
+        Self { data: Axis::default(), exchanges: Exchanges::default(), ..self.clone() }
     }
 
     /// Whether there is one rank.

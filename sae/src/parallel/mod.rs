@@ -9,8 +9,12 @@
 //!   reduced them.
 //! * `head`: every rank holds its share of a crosscoder's hook points.
 //! * `shards`: head × model, the ranks that together hold one dictionary.
+//!
+//! `exchanges` are the ranks of `data` a second time: gradients are added up and parameters gathered there, on a thread of their own,
+//! while the queue computes. What they exchange is given away until it is done.
 
 mod agree;
+mod exchanges;
 mod mesh;
 pub mod placement;
 mod producer;
@@ -18,6 +22,7 @@ pub mod rows;
 mod select;
 
 pub use agree::{agree, on_primary, together};
+pub use exchanges::Exchanges;
 pub use mesh::{Axis, Mesh, MeshSize, balanced};
 pub use producer::Together;
 pub use select::{Pool, Selected, select_over_batch};

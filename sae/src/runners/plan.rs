@@ -9,14 +9,14 @@ use crate::{
     Error, Result,
     activations::{ActivationStream, Target},
     data::{Overflow, TokenPolicy},
-    dictionary::{Dictionary, Param, build, checkpoint},
+    dictionary::{Dictionary, build, checkpoint},
     lm::{Architecture, Lm},
     parallel::{Mesh, MeshSize, rows::most_rows},
     settings::{
         DatasetSettings, DictionaryChoice, DictionarySettings, LanguageModelSettings, NormActivation,
-        OptimizerKind, SweepSettings, TrainSettings,
+        SweepSettings, TrainSettings,
     },
-    training::{Trainer, batches_taken, schedules::Schedules, source::needed},
+    training::{Trainer, batches_taken, optimizer::measures, pieces, schedules::Schedules, source::needed},
 };
 use lm_saes_runtime::{Arena, DType, Queue, Registry, Traffic};
 use std::{
@@ -233,18 +233,13 @@ struct Own {
     largest: Vec<LargeTensor>,
 }
 
-/// What each rank sends of its parts of the gradients in a step.
-fn gradients_sent(dictionary: &dyn Dictionary, settings: &TrainSettings) -> Option<Memory> {
-    let ranks = settings.data_parallel_size;
-    let trainer = &settings.trainer;
-    // Gradients that are not kept are made again where they are measured before they are used.
-    let again = trainer.clip_grad_norm > 0.0 || trainer.optimizer_class == OptimizerKind::SparseAdam;
-    let sent = |p: &&Param| {
-        let times = if p.grad.is_none() && again { 2 } else { 1 };
-        times * Traffic::of("all_reduce", p.value.len() as u64, DType::F32, ranks).sent as usize
-    };
-    let bytes = dictionary.params().iter().map(sent).sum();
-    (ranks > 1).then_some(Memory { what: "gradients", bytes, exact: true })
+/// What each rank sends of gradients, and of parameters it has updated, in a step.
+fn updates_sent(dictionary: &dyn Dictionary, settings: &TrainSettings) -> Vec<Memory> {
+    let ranks = dictionary.base().mesh.data.size();
+    let sent = pieces::sent(&pieces::pieces(dictionary, ranks), ranks, measures(&settings.trainer));
+    let of = |(what, bytes)| Memory { what, bytes: bytes as usize, exact: true };
+    let all = ["gradients", "parameters", "norms of gradient rows"].into_iter().zip(sent);
+    all.map(of).filter(|m| ranks > 1 && m.bytes > 0).collect()
 }
 
 /// What each rank sends of the language model's activations in a step.
@@ -284,7 +279,7 @@ impl Own {
             hook_points: needed(&*dictionary),
             taken: if new { batches_taken(&about, &settings.initializer) } else { (0, false) },
             outputs: dictionary.hook_points_out().len(),
-            communication: gradients_sent(&*dictionary, settings).into_iter().collect(),
+            communication: updates_sent(&*dictionary, settings),
             memory,
             largest: largest(&*dictionary, &arenas),
         })

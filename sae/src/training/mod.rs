@@ -7,6 +7,7 @@ mod loss;
 pub mod metrics;
 mod observer;
 pub mod optimizer;
+pub(crate) mod pieces;
 mod replay;
 mod resample;
 mod resume;

@@ -1,13 +1,17 @@
 //! Adam and the reference system's sparse Adam over a dictionary's parameters, the gradient norm, and clipping
-//! (TRAINING §4).
+//! (TRAINING §4). Where several ranks divide a batch, each updates its rows of every parameter and has moments of those alone:
+//! gradients are added up where their rows belong and parameters gathered again, piece by piece, beside the computing.
 
+use super::pieces::{Piece, Run, by_rows, pieces};
 use crate::{
     Error, Result,
-    dictionary::{Dictionary, GradientPart, ParamGroup},
-    parallel::Axis,
+    dictionary::{Dictionary, ParamGroup},
+    parallel::{Axis, Exchanges, Mesh},
     settings::{OptimizerKind, TrainerSettings},
+    tensorfile::{PIECE, Put, in_pieces},
 };
-use lm_saes_runtime::{AdamArgs, Arena, DType, MapKind, Queue, ReduceKind, Reduction, Tensor};
+use lm_saes_runtime::{AdamArgs, Arena, DType, Exchange, MapKind, Queue, ReduceKind, Tensor, Ticket, View};
+use std::{collections::VecDeque, mem, ops::Range};
 
 const EPS: f32 = 1e-8;
 
@@ -21,13 +25,13 @@ pub struct Optimizer {
     stats: Tensor,
     /// The same of one part, `[1, 2]`.
     part_stats: Tensor,
-    /// Who has the other parts of the parameters.
-    shards: Axis,
-    /// `[1, widest parameter]`, column sums on the way to `stats`.
-    columns: Tensor,
+    measure: Option<Measure>,
+    gradients: Gradients,
+    /// All ranks that have some of the parameters or of their moments.
+    mesh: Mesh,
 }
 
-/// Optimiser state of one parameter, shaped like the parameter on the device.
+/// Optimiser state of one parameter: of the rows that this rank updates.
 pub struct Moments {
     /// Name of the parameter.
     pub name: String,
@@ -51,13 +55,56 @@ pub struct GradientNorms {
     pub applied: f64,
 }
 
+/// Squares and non-zero entries of every row of the gradients, where they are needed before the update. They are added up on the host
+/// in the order of the rows, so that the sums do not depend on who has which.
+struct Measure {
+    /// Of the rows that belong to ranks alone: each rank's squares, then its counts; `[size·2·own, 1]`.
+    ranks: Tensor,
+    /// Of the rows that belong to all, `[2·left, 1]`.
+    left: Tensor,
+    /// Where the rows of a piece begin in both.
+    places: Vec<(usize, usize)>,
+    own: usize,
+}
+
+/// Gradients as they come, a piece at a time.
+struct Gradients {
+    pieces: Vec<Piece>,
+    rank: usize,
+    size: usize,
+    exchanges: Exchanges,
+    /// Where gradients that are not kept are made: one while another is on its way.
+    buffers: Vec<Tensor>,
+    /// Gradients of the last step that are on their way.
+    begun: VecDeque<(usize, Coming)>,
+}
+
+/// A tensor, or what brings it.
+enum Coming {
+    Here(Tensor),
+    Sent(Ticket),
+}
+
+/// Whether the gradients are measured before they are used: the fused update measures them in passing, only these two need the
+/// figures first.
+pub(crate) fn measures(s: &TrainerSettings) -> bool {
+    s.clip_grad_norm > 0.0 || s.optimizer_class == OptimizerKind::SparseAdam
+}
+
 impl Optimizer {
-    /// Takes the state of all parameters of `dictionary` from `arena`.
-    pub fn plan(arena: &mut Arena, dictionary: &dyn Dictionary, s: &TrainerSettings) -> Result<Self> {
-        let params = dictionary.params();
+    /// Takes the state of all parameters of `dictionary`, which was planned for training, from `arena`, and room for gradients that it
+    /// does not keep from `step`.
+    pub fn plan(
+        step: &mut Arena,
+        arena: &mut Arena,
+        dictionary: &dyn Dictionary,
+        s: &TrainerSettings,
+    ) -> Result<Self> {
+        let (params, mesh) = (dictionary.params(), dictionary.base().mesh.clone());
+        let gradients = Gradients::plan(step, dictionary)?;
         let mut moments = Vec::with_capacity(params.len());
-        for p in &params {
-            let (rows, cols) = (p.value.rows(), p.value.cols());
+        for (i, p) in params.iter().enumerate() {
+            let (rows, cols) = (gradients.rows_here(i), p.value.cols());
             moments.push(Moments {
                 name: p.name.clone(),
                 m: arena.tensor(&format!("{} first moment", p.name), rows, cols, DType::F32)?,
@@ -67,16 +114,16 @@ impl Optimizer {
                 counts: dictionary.share().counts(p),
             });
         }
-        let widest = params.iter().map(|p| p.value.cols()).max().unwrap_or(0);
         Ok(Self {
             kind: s.optimizer_class,
             betas: s.betas,
             clip: s.clip_grad_norm,
             moments,
-            shards: dictionary.base().mesh.shards.clone(),
             stats: arena.tensor("gradient statistics", params.len(), 2, DType::F32)?,
             part_stats: arena.tensor("statistics of a part", 1, 2, DType::F32)?,
-            columns: arena.tensor("gradient column sums", 1, widest, DType::F32)?,
+            measure: measures(s).then(|| Measure::plan(arena, &gradients)).transpose()?,
+            gradients,
+            mesh,
         })
     }
 
@@ -92,13 +139,18 @@ impl Optimizer {
 
     /// Forgets the moments of row i, or of entry i of a vector, of the parameters with these names.
     pub fn forget(&mut self, q: &mut Queue, names: &[String], i: usize) -> Result<()> {
-        for s in self.moments.iter_mut().filter(|s| names.contains(&s.name)) {
+        let Gradients { pieces, rank, size, .. } = &self.gradients;
+        let named = self.moments.iter_mut().enumerate().filter(|(_, s)| names.contains(&s.name));
+        for (param, s) in named {
+            let mut own = pieces.iter().filter(|p| p.param == param);
+            let vector = own.clone().all(|p| p.rows == (0..1));
+            let row = if vector { Some(0) } else { own.find_map(|p| p.place(i, *rank, *size)) };
             for t in [&mut s.m, &mut s.v] {
-                let part = match t.rows() {
-                    1 => t.view_mut().slice_cols(i..i + 1),
-                    _ => t.rows_mut(i..i + 1),
-                };
-                q.fill(part, 0.0)?;
+                match row {
+                    Some(_) if vector => q.fill(t.view_mut().slice_cols(i..i + 1), 0.0)?,
+                    Some(row) => q.fill(t.rows_mut(row..row + 1), 0.0)?,
+                    None => {}
+                }
             }
         }
         Ok(())
@@ -114,10 +166,69 @@ impl Optimizer {
         &mut self.moments
     }
 
-    /// One update of all parameters from their gradients, those that are kept being added up over the ranks first. `lr` is that of the others and of the thresholds.
+    /// Which rows of parameter `param` the moments here are of, in their order.
+    pub(super) fn rows_here(&self, param: usize) -> Vec<Range<usize>> {
+        let Gradients { pieces, rank, size, .. } = &self.gradients;
+        let of = |i: usize| {
+            let first = pieces[i].rows.start;
+            pieces[i].runs(*rank, *size).map(move |r| first + r.rows.start..first + r.rows.end)
+        };
+        by_rows(pieces, param).into_iter().flat_map(of).collect()
+    }
+
+    /// First or second moments of all rows of parameter `param`, in pieces that take little memory. All ranks that divide the batch
+    /// take part; the first one puts.
+    pub(super) fn put_moments(
+        &self,
+        q: &mut Queue,
+        param: usize,
+        second: bool,
+        put: &mut Put<'_>,
+    ) -> Result<()> {
+        let s = &self.moments[param];
+        let (t, Gradients { pieces, rank, size, .. }) = (if second { &s.v } else { &s.m }, &self.gradients);
+        if *size == 1 {
+            return in_pieces(q, t, put);
+        }
+        let step = (PIECE / t.cols().max(1)).max(1);
+        for i in by_rows(pieces, param) {
+            let (Piece { moments, .. }, (each, left)) = (&pieces[i], pieces[i].divided(*size));
+            for (whose, first) in (0..*size).flat_map(|r| (0..each).step_by(step).map(move |at| (r, at))) {
+                let rows = first..each.min(first + step);
+                let mut part = q.empty(rows.len(), t.cols(), DType::F32)?;
+                if whose == *rank {
+                    q.copy(t.rows_view(moments + rows.start..moments + rows.end), &mut part)?;
+                }
+                self.mesh.data.broadcast(q, &mut part, whose)?;
+                if *rank == 0 {
+                    put(&q.download(&part)?)?;
+                }
+            }
+            if *rank == 0 && left > 0 {
+                put(&q.download(t.rows_view(moments + each..moments + each + left))?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts adding up the gradients of the step just made over the ranks that divide the batch, where there are several: what is
+    /// done before [`Optimizer::step`] hides some of it. The dictionary has none of them until then.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] when a gradient is not finite; with clipping or sparse Adam no parameter has changed then.
+    /// A dictionary that was planned for inference, or what failed on the queue.
+    pub fn begin(&mut self, q: &mut Queue, dictionary: &mut dyn Dictionary) -> Result<()> {
+        match self.gradients.exchanges.is_solo() {
+            true => Ok(()),
+            false => self.gradients.begin(q, dictionary),
+        }
+    }
+
+    /// One update of all parameters from their gradients, which are added up over the ranks first. `lr` is that of the others and of
+    /// the thresholds.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] when a gradient is not finite; with clipping or sparse Adam no parameter has changed then. After a rank
+    /// has failed the dictionary is not to be used any more.
     pub fn step(
         &mut self,
         q: &mut Queue,
@@ -125,24 +236,28 @@ impl Optimizer {
         lr: (f64, f64),
         step: u64,
     ) -> Result<GradientNorms> {
-        let sparse = self.kind == OptimizerKind::SparseAdam;
-        let data = dictionary.base().mesh.data.clone();
-        for grad in dictionary.params_mut().into_iter().filter_map(|p| p.grad.as_mut()) {
-            data.all_reduce(q, grad, Reduction::Sum)?;
+        let mut coming = self.gradients.kept(q, dictionary)?;
+        let mut first = None;
+        if let Some(measure) = &mut self.measure {
+            let take = &mut |q: &mut Queue, i: usize, _: &Piece, runs: &[Run], grad: View<'_>| {
+                measure.take(q, i, runs, grad)
+            };
+            let kept = self.gradients.each(q, dictionary, coming, take)?;
+            let sums = measure.sums(q, &self.gradients, self.moments.len())?;
+            let sums = self.over(q, &self.mesh.shards, sums)?;
+            if let Err(e) = self.finite(&sums, step) {
+                self.gradients.keep(dictionary, kept)?;
+                return Err(e);
+            }
+            coming = kept.into_iter().map(Coming::Here).enumerate().collect();
+            first = Some(sums);
         }
-        // The fused update measures the gradient in passing; only these two need the figures first.
-        let first = if sparse || self.clip > 0.0 {
-            self.measure(q, dictionary)?;
-            Some(self.read(q, step)?)
-        } else {
-            None
-        };
         let before = first.as_ref().map(|f| self.rms(f, false));
         let scale = match before {
             Some(norm) if self.clip > 0.0 && norm > self.clip => self.clip / (norm + 1e-6),
             _ => 1.0,
         };
-        self.update(q, dictionary, lr, scale, first.as_deref())?;
+        self.update(q, dictionary, coming, lr, scale, first.as_deref())?;
         match (first, before) {
             (Some(mut stats), Some(before)) => {
                 for (s, m) in stats.iter_mut().zip(&self.moments) {
@@ -153,7 +268,10 @@ impl Optimizer {
                 Ok(GradientNorms { before_clipping: before, applied: self.rms(&stats, true) })
             }
             _ => {
-                let stats = self.read(q, step)?;
+                let flat: Vec<f32> = q.download(&self.stats)?;
+                let sums = flat.chunks_exact(2).map(|c| (f64::from(c[0]), f64::from(c[1]))).collect();
+                let stats = self.over(q, self.everybody(), sums)?;
+                self.finite(&stats, step)?;
                 Ok(GradientNorms {
                     before_clipping: self.rms(&stats, false),
                     applied: self.rms(&stats, true),
@@ -162,11 +280,12 @@ impl Optimizer {
         }
     }
 
-    /// Adam over all parts. `measured` are the figures of each parameter where they are known; otherwise they are taken.
+    /// Adam over all pieces. `measured` are the figures of each parameter where they are known; otherwise they are taken.
     fn update(
         &mut self,
         q: &mut Queue,
         dictionary: &mut dyn Dictionary,
+        coming: VecDeque<(usize, Coming)>,
         lr: (f64, f64),
         scale: f64,
         measured: Option<&[(f64, f64)]>,
@@ -180,10 +299,14 @@ impl Optimizer {
         if measured.is_none() {
             q.fill(&mut self.stats, 0.0)?;
         }
-        let Self { moments, stats, part_stats, .. } = self;
-        dictionary.gradients(q, &mut |q, part| {
-            let GradientPart { param, rows, value, grad } = part;
+        let Self { moments, stats, part_stats, gradients, .. } = self;
+        let (mut values, exchanges) = (gradients.values(dictionary)?, gradients.exchanges.clone());
+        let (rank, size) = (gradients.rank, gradients.size);
+        let kept = gradients.each(q, dictionary, coming, &mut |q, i, piece, runs, grad| {
+            let param = piece.param;
+            let Some(Coming::Here(mut value)) = values[i].take() else { return Err(lost()) };
             if idle(param) {
+                values[i] = Some(Coming::Here(value));
                 return Ok(());
             }
             let s = &mut moments[param];
@@ -197,49 +320,58 @@ impl Optimizer {
                 grad_scale: if thresholds { 1.0 } else { scale as f32 },
                 sparse,
             };
-            let (m, v) = (s.m.rows_mut(rows.clone()), s.v.rows_mut(rows));
-            let own = measured.is_none().then(|| part_stats.view_mut());
-            q.adam(value, m, v, grad, args, own, None)?;
-            if measured.is_none() {
-                q.zip_in_place(MapKind::Add, &*part_stats, 1.0, 1.0, stats.rows_mut(param..param + 1))?;
+            for run in runs {
+                let (m, v) = (s.m.rows_mut(run.moments.clone()), s.v.rows_mut(run.moments.clone()));
+                let own = measured.is_none().then(|| part_stats.view_mut());
+                let grad = grad.slice_rows(run.rows.clone());
+                q.adam(value.rows_mut(run.rows.clone()), m, v, grad, args, own, None)?;
+                if measured.is_none() && (rank == 0 || run.rank.is_some()) {
+                    let sum = stats.rows_mut(param..param + 1);
+                    q.zip_in_place(MapKind::Add, &*part_stats, 1.0, 1.0, sum)?;
+                }
             }
+            let rows = piece.rows.len();
+            values[i] = Some(match piece.divided(size) {
+                (1.., _) if size > 1 => Coming::Sent(exchanges.start(q, Exchange::Gather, value, rows)?),
+                _ => Coming::Here(value),
+            });
             Ok(())
-        })
+        })?;
+        gradients.keep(dictionary, kept)?;
+        gradients.return_values(dictionary, values)
     }
 
-    /// Fills `stats` from gradients nothing was done with yet.
-    fn measure(&mut self, q: &mut Queue, dictionary: &mut dyn Dictionary) -> Result<()> {
-        q.fill(&mut self.stats, 0.0)?;
-        let Self { stats, columns, .. } = self;
-        dictionary.gradients(q, &mut |q, part| {
-            for (j, kind) in [ReduceKind::SumSq, ReduceKind::NonZero].into_iter().enumerate() {
-                let mut columns = columns.view_mut().slice_cols(0..part.grad.cols());
-                q.reduce_rows(kind, part.grad, None, columns.reborrow(), 0.0)?;
-                let sum = stats.rows_mut(part.param..part.param + 1).slice_cols(j..j + 1);
-                q.reduce_cols(ReduceKind::Sum, columns.as_view(), sum, 1.0)?;
-            }
-            Ok(())
-        })
-    }
-
-    /// (Σg², non-zero entries) of each parameter, over all its parts.
-    fn read(&self, q: &mut Queue, step: u64) -> Result<Vec<(f64, f64)>> {
-        let flat: Vec<f32> = q.download(&self.stats)?;
-        let mut flat: Vec<f64> = flat.into_iter().map(f64::from).collect();
-        if !self.shards.is_solo() {
-            for (stats, _) in flat.chunks_exact_mut(2).zip(&self.moments).filter(|(_, m)| !m.counts) {
-                stats.fill(0.0);
-            }
-            self.shards.sum_f64(q, &mut flat)?;
+    /// Sums over parameters of all of the dictionary and its moments, from those that this rank has.
+    fn over(&self, q: &mut Queue, ranks: &Axis, mut sums: Vec<(f64, f64)>) -> Result<Vec<(f64, f64)>> {
+        if ranks.is_solo() {
+            return Ok(sums);
         }
-        let stats: Vec<(f64, f64)> = flat.chunks_exact(2).map(|c| (c[0], c[1])).collect();
-        match stats.iter().zip(&self.moments).find(|(s, _)| !s.0.is_finite()) {
+        for (sum, _) in sums.iter_mut().zip(&self.moments).filter(|(_, m)| !m.counts) {
+            *sum = (0.0, 0.0);
+        }
+        let mut flat: Vec<f64> = sums.into_iter().flat_map(|(a, b)| [a, b]).collect();
+        ranks.sum_f64(q, &mut flat)?;
+        Ok(flat.chunks_exact(2).map(|c| (c[0], c[1])).collect())
+    }
+
+    /// The ranks that have different rows of parameters or moments.
+    fn everybody(&self) -> &Axis {
+        let Mesh { data, shards, world, .. } = &self.mesh;
+        match (data.is_solo(), shards.is_solo()) {
+            (_, true) => data,
+            (true, _) => shards,
+            _ => world,
+        }
+    }
+
+    fn finite(&self, sums: &[(f64, f64)], step: u64) -> Result<()> {
+        match sums.iter().zip(&self.moments).find(|(s, _)| !s.0.is_finite()) {
             Some((_, m)) => Err(Error::NonFinite {
                 step,
                 what: format!("the gradient of {}", m.name),
                 hint: String::new(),
             }),
-            None => Ok(stats),
+            None => Ok(()),
         }
     }
 
@@ -251,4 +383,229 @@ impl Optimizer {
             .fold((0.0, 0.0), |a, (s, _)| (a.0 + s.0, a.1 + s.1));
         if counted.1 == 0.0 { 0.0 } else { (counted.0 / counted.1).sqrt() }
     }
+}
+
+/// What is done with a piece's gradient when it is there: the number of the piece, the piece, and what of it this rank updates.
+type Visit<'a> = dyn FnMut(&mut Queue, usize, &Piece, &[Run], View<'_>) -> Result<()> + 'a;
+
+impl Gradients {
+    fn plan(arena: &mut Arena, dictionary: &dyn Dictionary) -> Result<Self> {
+        let mesh = &dictionary.base().mesh;
+        let (rank, size) = (mesh.data.rank(), mesh.data.size());
+        let pieces = pieces(dictionary, size);
+        let made = || pieces.iter().filter(|p| p.made);
+        let rows = made().map(|p| p.rows.len()).max().unwrap_or(0);
+        let cols = made().map(|p| p.cols).max().unwrap_or(0);
+        // Where ranks exchange, the next is made while one is on its way.
+        let n = if rows == 0 { 0 } else { size.min(2) };
+        let buffers = (0..n).map(|_| Ok(arena.tensor("gradient in the making", rows, cols, DType::F32)?));
+        let (buffers, exchanges) = (buffers.collect::<Result<_>>()?, mesh.exchanges.clone());
+        Ok(Self { pieces, rank, size, exchanges, buffers, begun: VecDeque::new() })
+    }
+
+    /// Rows of a parameter that this rank updates.
+    fn rows_here(&self, param: usize) -> usize {
+        let own = self.pieces.iter().filter(|p| p.param == param);
+        own.flat_map(|p| p.runs(self.rank, self.size)).map(|r| r.rows.len()).sum()
+    }
+
+    /// Takes the gradients that are kept away from the dictionary, in pieces.
+    fn take(&self, dictionary: &mut dyn Dictionary) -> Result<Vec<Tensor>> {
+        let mut all = Vec::new();
+        for (param, p) in dictionary.params_mut().into_iter().enumerate() {
+            let own = self.pieces.iter().filter(|piece| piece.param == param && !piece.made);
+            let rows: Vec<usize> = own.map(|piece| piece.rows.len()).collect();
+            if rows.is_empty() {
+                continue;
+            }
+            let what = || format!("{} has no gradient; no step was made, or it was used already", p.name);
+            let grad = p.grad.take().ok_or_else(|| Error::Data { what: what() })?;
+            all.extend(grad.split(&rows)?);
+        }
+        Ok(all)
+    }
+
+    /// Gives the gradients that are kept back to the dictionary.
+    fn keep(&self, dictionary: &mut dyn Dictionary, kept: Vec<Tensor>) -> Result<()> {
+        let mut params = dictionary.params_mut();
+        let mut parts: Vec<Vec<Tensor>> = params.iter().map(|_| Vec::new()).collect();
+        self.pieces.iter().zip(kept).for_each(|(piece, grad)| parts[piece.param].push(grad));
+        for (p, parts) in params.iter_mut().zip(parts).filter(|(_, parts)| !parts.is_empty()) {
+            p.grad = Some(Tensor::joined(parts)?);
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, q: &mut Queue, dictionary: &mut dyn Dictionary) -> Result<()> {
+        if !self.begun.is_empty() {
+            return Err(Error::Data { what: "the gradients of the step before were never used".into() });
+        }
+        for (i, grad) in self.take(dictionary)?.into_iter().enumerate() {
+            let rows = grad.rows();
+            let sent = self.exchanges.start(q, Exchange::Sum, grad, rows)?;
+            self.begun.push_back((i, Coming::Sent(sent)));
+        }
+        Ok(())
+    }
+
+    /// The gradients that are kept, added up over the ranks, as they come.
+    fn kept(&mut self, q: &mut Queue, dictionary: &mut dyn Dictionary) -> Result<VecDeque<(usize, Coming)>> {
+        if self.exchanges.is_solo() {
+            return Ok(self.take(dictionary)?.into_iter().map(Coming::Here).enumerate().collect());
+        }
+        if self.begun.is_empty() {
+            self.begin(q, dictionary)?;
+        }
+        Ok(mem::take(&mut self.begun))
+    }
+
+    /// Hands every gradient to `visit`: those that are `coming`, and those that are made here, the next one while others are on their
+    /// way. Returns those that are kept.
+    fn each(
+        &mut self,
+        q: &mut Queue,
+        dictionary: &mut dyn Dictionary,
+        mut coming: VecDeque<(usize, Coming)>,
+        visit: &mut Visit<'_>,
+    ) -> Result<Vec<Tensor>> {
+        let Self { pieces, rank, size, exchanges, buffers, .. } = self;
+        let mut kept = Vec::new();
+        let mut first = |q: &mut Queue, coming: &mut VecDeque<(usize, Coming)>, free: &mut Vec<Tensor>| {
+            let (i, next) = coming.pop_front().ok_or_else(lost)?;
+            let grad = match next {
+                Coming::Here(grad) => grad,
+                Coming::Sent(ticket) => exchanges.finish(ticket)?,
+            };
+            let piece = &pieces[i];
+            let runs: Vec<Run> = piece.runs(*rank, *size).collect();
+            visit(q, i, piece, &runs, grad.rows_view(0..piece.rows.len()))?;
+            if piece.made {
+                free.push(grad)
+            } else {
+                kept.push(grad)
+            }
+            Ok::<(), Error>(())
+        };
+        for (i, piece) in pieces.iter().enumerate().filter(|(_, p)| p.made) {
+            let mut place = loop {
+                match buffers.pop() {
+                    Some(place) => break place,
+                    None => first(q, &mut coming, buffers)?,
+                }
+            };
+            let rows = piece.rows.len();
+            dictionary.make_gradient(q, piece.param, piece.rows.clone(), place.rows_mut(0..rows))?;
+            let next = match exchanges.is_solo() {
+                true => Coming::Here(place),
+                false => Coming::Sent(exchanges.start(q, Exchange::Sum, place, rows)?),
+            };
+            coming.push_back((i, next));
+        }
+        while !coming.is_empty() {
+            first(q, &mut coming, buffers)?;
+        }
+        Ok(kept)
+    }
+
+    /// Takes the parameters away from the dictionary, in pieces.
+    fn values(&self, dictionary: &mut dyn Dictionary) -> Result<Vec<Option<Coming>>> {
+        let mut values: Vec<Option<Coming>> = self.pieces.iter().map(|_| None).collect();
+        for (param, p) in dictionary.params_mut().into_iter().enumerate() {
+            let own = by_rows(&self.pieces, param);
+            let rows: Vec<usize> = own.iter().map(|&i| self.pieces[i].rows.len()).collect();
+            for (i, value) in own.into_iter().zip(mem::take(&mut p.value).split(&rows)?) {
+                values[i] = Some(Coming::Here(value));
+            }
+        }
+        Ok(values)
+    }
+
+    /// Gives the parameters back, as far as they come.
+    fn return_values(&self, dictionary: &mut dyn Dictionary, mut values: Vec<Option<Coming>>) -> Result<()> {
+        let mut parts = Vec::with_capacity(values.len());
+        for value in &mut values {
+            parts.push(Some(match value.take() {
+                Some(Coming::Here(value)) => value,
+                Some(Coming::Sent(ticket)) => self.exchanges.finish(ticket)?,
+                None => return Err(lost()),
+            }));
+        }
+        for (param, p) in dictionary.params_mut().into_iter().enumerate() {
+            let own = by_rows(&self.pieces, param);
+            p.value = Tensor::joined(own.into_iter().filter_map(|i| parts[i].take()).collect())?;
+        }
+        Ok(())
+    }
+}
+
+impl Measure {
+    fn plan(arena: &mut Arena, gradients: &Gradients) -> Result<Self> {
+        let (mut own, mut left, mut places) = (0, 0, Vec::new());
+        for p in &gradients.pieces {
+            places.push((own, left));
+            let (each, rest) = p.divided(gradients.size);
+            (own, left) = (own + each, left + rest);
+        }
+        let mut column = |label, rows| arena.tensor(label, rows, 1, DType::F32);
+        Ok(Self {
+            ranks: column("squares of gradient rows", gradients.size * 2 * own)?,
+            left: column("squares of shared gradient rows", 2 * left)?,
+            places,
+            own,
+        })
+    }
+
+    /// Takes the figures of what this rank updates of piece `i`.
+    fn take(&mut self, q: &mut Queue, i: usize, runs: &[Run], grad: View<'_>) -> Result<()> {
+        let ((own, left), n_left) = (self.places[i], self.left.rows() / 2);
+        for run in runs {
+            let grad = grad.slice_rows(run.rows.clone());
+            let n = run.rows.len();
+            for (j, kind) in [ReduceKind::SumSq, ReduceKind::NonZero].into_iter().enumerate() {
+                let to = match run.rank {
+                    Some(rank) => {
+                        let at = (2 * rank + j) * self.own + own;
+                        self.ranks.rows_mut(at..at + n)
+                    }
+                    None => self.left.rows_mut(j * n_left + left..j * n_left + left + n),
+                };
+                q.reduce_cols(kind, grad, to, 0.0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// (Σg², non-zero entries) of each of `n` parameters, over the ranks that divide the batch.
+    fn sums(&mut self, q: &mut Queue, gradients: &Gradients, n: usize) -> Result<Vec<(f64, f64)>> {
+        let Gradients { pieces, size, exchanges, .. } = gradients;
+        if !exchanges.is_solo() {
+            let ranks = mem::take(&mut self.ranks);
+            let rows = ranks.rows();
+            let sent = exchanges.start(q, Exchange::Gather, ranks, rows)?;
+            self.ranks = exchanges.finish(sent)?;
+        }
+        let (ranks, rest): (Vec<f32>, Vec<f32>) = (q.download(&self.ranks)?, q.download(&self.left)?);
+        let n_left = rest.len() / 2;
+        let mut sums = vec![(0.0, 0.0); n];
+        for (param, sum) in sums.iter_mut().enumerate() {
+            let mut add = |squares: &[f32], counts: &[f32]| {
+                squares.iter().for_each(|&v| sum.0 += f64::from(v));
+                counts.iter().for_each(|&v| sum.1 += f64::from(v));
+            };
+            for i in by_rows(pieces, param) {
+                let ((own, left), (each, rest_rows)) = (self.places[i], pieces[i].divided(*size));
+                for rank in 0..*size {
+                    let at = 2 * rank * self.own + own;
+                    add(&ranks[at..at + each], &ranks[at + self.own..at + self.own + each]);
+                }
+                add(&rest[left..left + rest_rows], &rest[n_left + left..n_left + left + rest_rows]);
+            }
+        }
+        Ok(sums)
+    }
+}
+
+/// A piece that is neither here nor on its way: cannot happen, every piece is put back where it was taken.
+fn lost() -> Error {
+    Error::Data { what: "a part of a parameter is missing after an earlier failure".into() }
 }

@@ -5,18 +5,19 @@ use super::{metrics::SavedWindow, schedules::Schedules, snapshot, source::BatchS
 use crate::{
     Error, Result,
     dictionary::{
-        checkpoint,
+        Param, checkpoint,
         shards::{PARTS, Placed, Weights, part_file},
     },
     parallel::placement::{part_shape, runs},
     settings::{DTypeName, TrainerSettings},
-    tensorfile::{self, Precision, Slot, in_pieces},
+    tensorfile::{self, Precision, Put, Slot},
 };
 use lm_saes_runtime::Queue;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::{
     collections::BTreeMap,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -43,10 +44,11 @@ pub(super) struct Saved {
 }
 
 impl Trainer {
-    /// Writes the complete state of the run but for its stream into `dir`: dictionary, moments, and the rest as JSON.
+    /// Writes the complete state of the run but for its stream into `dir`: dictionary, moments, and the rest as JSON. For one rank that
+    /// has all of it.
     pub fn save(&self, q: &mut Queue, identity: &Value, dir: &Path) -> Result<()> {
         let saved = self.state(q, identity)?;
-        self.save_as(q, &saved, dir)
+        self.save_as(q, &saved, Some(dir))
     }
 
     /// What a snapshot says beside its tensors. All ranks of the mesh take part.
@@ -74,8 +76,13 @@ impl Trainer {
         })
     }
 
-    /// Writes tensors into `dir`, and on the first rank `saved`. Of the ranks that hold the same part of the dictionary one does.
-    pub(super) fn save_as(&self, q: &mut Queue, saved: &Saved, dir: &Path) -> Result<()> {
+    /// Writes tensors into `dir`, and on the first rank `saved`. Of the ranks that hold the same part of the dictionary the first one has
+    /// a `dir`; the others hand it their moments.
+    pub(super) fn save_as(&self, q: &mut Queue, saved: &Saved, dir: Option<&Path>) -> Result<()> {
+        let Some(dir) = dir else {
+            let mut moments = 0..2 * self.parts.optimizer.moments().len();
+            return moments.try_for_each(|i| self.put_moments(q, i, &mut |_| Ok(())));
+        };
         // Always in full precision, whatever the final weights will be stored as.
         checkpoint::save(q, &*self.dictionary, dir, DTypeName::F32, &Map::new())?;
         let (moments, params) = (self.parts.optimizer.moments(), self.dictionary.params());
@@ -86,7 +93,7 @@ impl Trainer {
                 let name = format!("{which}.{}", m.name);
                 let (whole, cuts) = p.held_placement();
                 let shape = match share.is_whole() {
-                    true => vec![m.m.rows(), m.m.cols()],
+                    true => vec![p.value.rows(), p.value.cols()],
                     false => part_shape(&whole, &cuts),
                 };
                 tensors.push(Slot::new(&*name, shape));
@@ -100,9 +107,14 @@ impl Trainer {
             }
         };
         tensorfile::write_with(&file, &tensors, Precision::F32, &metadata, |i, put| {
-            in_pieces(q, if i % 2 == 0 { &moments[i / 2].m } else { &moments[i / 2].v }, put)
+            self.put_moments(q, i, put)
         })?;
         if share.part().0 == 0 { snapshot::write_json(&dir.join(STATE), saved) } else { Ok(()) }
+    }
+
+    /// First moments of parameter i/2, or where i is odd second ones.
+    fn put_moments(&self, q: &mut Queue, i: usize, put: &mut Put<'_>) -> Result<()> {
+        self.parts.optimizer.put_moments(q, i / 2, i % 2 == 1, put)
     }
 
     /// Takes up the run saved in `dir`. Settings under `trainer` and `sae` must agree; where those under `data` do not, the
@@ -145,9 +157,15 @@ impl Trainer {
 
     fn restore_moments(&mut self, q: &mut Queue, path: &Path, updates: &[(String, u64)]) -> Result<()> {
         let file = Weights::open(path)?;
-        let placed: Vec<_> = self.dictionary.params().iter().map(|p| p.held_placement()).collect();
-        for (m, (whole, cuts)) in self.parts.optimizer.moments_mut().iter_mut().zip(placed) {
-            let elements: usize = whole.iter().product();
+        let optimizer = &self.parts.optimizer;
+        let of = |(i, p): (usize, &&Param)| {
+            let cols = p.value.cols();
+            let here = optimizer.rows_here(i).into_iter().map(|r| r.start * cols..r.end * cols);
+            let (whole, cuts) = p.held_placement();
+            (whole.iter().product::<usize>(), within(&runs(&whole, &cuts), here))
+        };
+        let placed: Vec<_> = self.dictionary.params().iter().enumerate().map(of).collect();
+        for (m, (elements, here)) in self.parts.optimizer.moments_mut().iter_mut().zip(placed) {
             for (which, to) in [("m", &mut m.m), ("v", &mut m.v)] {
                 let name = format!("{which}.{}", m.name);
                 let stored = file.shape(&name)?;
@@ -155,7 +173,7 @@ impl Trainer {
                     let what = format!("has shape {stored:?}, expected {elements} values");
                     return Err(Error::Tensor { path: path.into(), name, what });
                 }
-                q.upload(&file.f32_runs(&name, &runs(&whole, &cuts))?, to)?;
+                q.upload(&file.f32_runs(&name, &here)?, to)?;
             }
             let count = updates.iter().find(|(name, _)| *name == m.name);
             m.t = count.map(|(_, t)| *t).ok_or_else(|| {
@@ -164,6 +182,22 @@ impl Trainer {
         }
         Ok(())
     }
+}
+
+/// Where in the whole the elements `wanted` of a part are, whose own elements are the whole's `runs`, one after the other.
+fn within(runs: &[Range<usize>], wanted: impl Iterator<Item = Range<usize>>) -> Vec<Range<usize>> {
+    let mut all = Vec::new();
+    for wanted in wanted {
+        let mut first = 0;
+        for run in runs {
+            let here = wanted.start.max(first)..wanted.end.min(first + run.len());
+            if !here.is_empty() {
+                all.push(run.start + here.start - first..run.start + here.end - first);
+            }
+            first += run.len();
+        }
+    }
+    all
 }
 
 /// The snapshot a run should continue from: the one named, or the newest below the result path.

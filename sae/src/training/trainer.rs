@@ -247,6 +247,7 @@ impl Trainer {
             let what = blame(q, hook_points, acts)?;
             return Err(Error::NonFinite { step: s + 1, what, hint: String::new() });
         }
+        optimizer.begin(q, dictionary)?;
         let mut quality = None;
         if let Some(window) = window {
             window.observe(q, dictionary, &input, weight)?;
@@ -428,16 +429,18 @@ impl Trainer {
             if mesh.is_primary() {
                 let path = snapshot::write(&root, self.step, self.settings.snapshots_kept, |dir| {
                     wrote(q, Ok(()))?;
-                    let own = self.save_as(q, &saved, dir);
+                    let own = self.save_as(q, &saved, Some(dir));
                     let own = own.and_then(|()| fit.source.save_state(q, &dir.join(snapshot::STREAM)));
                     wrote(q, own)
                 })?;
                 fit.observer.snapshot(&path);
             } else {
                 wrote(q, Ok(()))?;
-                let own = self.save_as(q, &saved, &snapshot::aside(&root, self.step));
+                let own = self.save_as(q, &saved, Some(&snapshot::aside(&root, self.step)));
                 wrote(q, own)?;
             }
+        } else {
+            self.save_as(q, &saved, None)?;
         }
         // Whoever goes on has a snapshot behind it.
         mesh.world.barrier(q)
@@ -475,7 +478,7 @@ fn parts(
     };
     Ok(Parts {
         buffers: InputBuffers::plan(step, rows)?,
-        optimizer: Optimizer::plan(optimizer, dictionary, settings)?,
+        optimizer: Optimizer::plan(step, optimizer, dictionary, settings)?,
         window,
         dead,
     })

@@ -4,7 +4,7 @@
 
 use super::{reference, values};
 use lm_saes::{
-    dictionary::{self, Coefficients, Dictionary, Param, StepInput},
+    dictionary::{self, Coefficients, Dictionary, StepInput},
     settings::ActFn,
     training::{LossSettings, SparsityLoss},
 };
@@ -347,18 +347,11 @@ fn assert_agrees(c: &Setting) {
     }
 }
 
-/// Every parameter's name and gradient, put together from the parts they are handed out in.
+/// Every parameter's name and gradient.
 fn gradients(q: &mut Queue, d: &mut dyn Dictionary) -> Vec<(String, Vec<f64>)> {
-    let of = |p: &&Param| (p.name.clone(), vec![f64::NAN; p.value.len()]);
-    let mut all: Vec<_> = d.params().iter().map(of).collect();
-    let cols: Vec<usize> = d.params().iter().map(|p| p.value.cols()).collect();
-    d.gradients(q, &mut |q, part| {
-        let at = part.rows.start * cols[part.param]..part.rows.end * cols[part.param];
-        all[part.param].1[at].copy_from_slice(&download(q, part.grad));
-        Ok(())
-    })
-    .expect("gradients");
-    all
+    let wide = |v: Vec<f32>| v.into_iter().map(f64::from).collect();
+    let all: Vec<Vec<f64>> = lm_saes_tests::gradients(q, d).into_iter().map(wide).collect();
+    d.params().iter().map(|p| p.name.clone()).zip(all).collect()
 }
 
 fn download<'a>(q: &mut Queue, t: impl Into<View<'a>>) -> Vec<f64> {

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     Result,
-    dictionary::{Dictionary, GradientPart, LossTerms, StepInput, coder::blocks, grad},
+    dictionary::{LossTerms, StepInput, coder::blocks, grad},
     parallel::Mesh,
     training::{LossSettings, SparsityLoss},
 };
@@ -76,51 +76,45 @@ impl Clt {
         terms(q, &self.base.mesh, t, layers, input.weight, settings, l1)
     }
 
-    /// Gradients of all parameters but the decoders, which are kept; then of each decoder in turn, from codes and errors of the
-    /// last step. Those do not depend on the decoders' values, so `visit` may change them as they come.
-    pub(super) fn hand_out(
+    /// The decoders' gradients in the order that turns each layer's codes once: parameter and rows.
+    pub(super) fn made(&self) -> Vec<(usize, Range<usize>)> {
+        let (d, layers) = (self.base.settings.d_model(), 0..self.p.layers);
+        let of = |l: usize| {
+            let first = self.p.of(l).start;
+            let rows = move |r: Range<usize>| first + r.start..first + r.end;
+            let parts = move || blocks(self.p.s, part_rows(self.p.s, d)).map(rows);
+            (l..self.p.layers).flat_map(move |t| parts().map(move |rows| (Params::DECODERS + t, rows)))
+        };
+        if self.work.train.is_some() { layers.flat_map(of).collect() } else { Vec::new() }
+    }
+
+    /// The gradient of one of these, from codes and errors of the last step.
+    pub(super) fn make(
         &mut self,
         q: &mut Queue,
-        visit: &mut dyn FnMut(&mut Queue, GradientPart<'_>) -> Result<()>,
+        param: usize,
+        rows: Range<usize>,
+        dw: ViewMut<'_>,
     ) -> Result<()> {
-        let decoders = Params::DECODERS..Params::DECODERS + self.p.layers;
-        for (i, p) in self.params_mut().into_iter().enumerate().filter(|(i, _)| !decoders.contains(i)) {
-            visit(q, p.part(i)?)?;
-        }
-        let d = self.base.settings.d_model();
-        let Self { base, p, work: Work { train: Some(t), codes, done, .. }, .. } = self else {
+        let Self { p, work: Work { train: Some(t), codes, done, .. }, .. } = self else {
             return Err(mixed_up());
         };
-        let Train { dy, dw, .. } = t;
-        for l in 0..p.layers {
-            let own = p.of(l);
-            if let Store::Sparse(codes) = codes {
-                codes.turn(q, l)?;
-            }
-            for (target, w_d) in p.w_d.iter_mut().enumerate().skip(l) {
-                let dy = dy[target].rows_view(0..*done);
-                for features in blocks(p.s, part_rows(p.s, d)) {
-                    let mut dw = dw.rows_mut(0..features.len());
-                    match &*codes {
-                        Store::Sparse(codes) => {
-                            let f = codes.turned()?.part(features.clone());
-                            q.sparse_mul(f, dy, None, dw.reborrow(), 0.0)?;
-                        }
-                        Store::Dense(f) => {
-                            let f = f[l].rows_view(0..*done).slice_cols(features.clone());
-                            q.gemm(f, dy, dw.reborrow(), GemmOpts { ta: true, ..Default::default() })?;
-                        }
-                    }
-                    base.mesh.data.all_reduce(q, dw.reborrow(), Reduction::Sum)?;
-                    let rows = own.start + features.start..own.start + features.end;
-                    let value = w_d.value.rows_mut(rows.clone());
-                    let part =
-                        GradientPart { param: Params::DECODERS + target, rows, value, grad: dw.as_view() };
-                    visit(q, part)?;
+        let l = rows.start / p.s.max(1);
+        let features = rows.start - l * p.s..rows.end - l * p.s;
+        let dy = t.dy[param - Params::DECODERS].rows_view(0..*done);
+        match codes {
+            Store::Sparse(codes) => {
+                if t.made != Some(l) {
+                    codes.turn(q, l)?;
+                    t.made = Some(l);
                 }
+                Ok(q.sparse_mul(codes.turned()?.part(features), dy, None, dw, 0.0)?)
+            }
+            Store::Dense(f) => {
+                let f = f[l].rows_view(0..*done).slice_cols(features);
+                Ok(q.gemm(f, dy, dw, GemmOpts { ta: true, ..Default::default() })?)
             }
         }
-        Ok(())
     }
 
     /// Fills what depends on row weights and coefficients only.
@@ -144,6 +138,7 @@ impl Clt {
             q.fill(dtheta, 0.0)?;
         }
         t.has_row_penalty = s.sparsity.is_some_and(|kind| kind != SparsityLoss::TanhQuad);
+        t.made = None;
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 //!   h_l = x_l·W_E[l] + b_E[l]     n_l = sqrt(Σ_{t ≥ l} ‖W_D[t][l]‖²)     f_l = h_l where selected by h·n (or h)
 //!   ŷ_t = Σ_{s ≤ t} f_s·W_D[t][s] + b_D[t]
 //! n only decides the selection and weighs penalties; it has no gradient. Dividing the gated value by n again makes f exactly h.
-//! Gradients of the decoders, most of all memory, are made one at a time when the optimiser asks for them.
+//! Gradients of the decoders, most of all memory, are made a piece at a time when the optimiser asks for them.
 
 mod backward;
 mod codes;
@@ -17,7 +17,7 @@ mod work;
 pub use settings::CltSettings;
 
 use super::{
-    Base, Codes, Coefficients, DeadFeatures, Dictionary, GradientPart, LossTerms, Param, Share, StepInput,
+    Base, Codes, Coefficients, DeadFeatures, Dictionary, LossTerms, Param, Share, StepInput,
     ranked::{Ranked, slots},
     settings::DictionarySettings,
 };
@@ -27,7 +27,7 @@ use crate::{
     training::{LossSettings, SparsityLoss},
 };
 pub(super) use codes::{LayerCodes, Selection};
-use lm_saes_runtime::{Arena, DType, MapKind, Queue, ReduceKind, Tensor, View};
+use lm_saes_runtime::{Arena, DType, MapKind, Queue, ReduceKind, Tensor, View, ViewMut};
 use std::ops::Range;
 use work::{Store, Work};
 
@@ -271,12 +271,18 @@ impl Dictionary for Clt {
         self.backward(q, input, settings, c.l1)
     }
 
-    fn gradients(
+    fn made_gradients(&self) -> Vec<(usize, Range<usize>)> {
+        self.made()
+    }
+
+    fn make_gradient(
         &mut self,
         q: &mut Queue,
-        visit: &mut dyn FnMut(&mut Queue, GradientPart<'_>) -> Result<()>,
+        param: usize,
+        rows: Range<usize>,
+        out: ViewMut<'_>,
     ) -> Result<()> {
-        self.hand_out(q, visit)
+        self.make(q, param, rows, out)
     }
 
     fn codes(&self) -> Vec<Codes<'_>> {

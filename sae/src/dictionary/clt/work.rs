@@ -68,8 +68,8 @@ pub(super) struct Train {
     /// Sums that leave the device, at the positions below.
     pub scalars: Tensor,
     pub path: Path,
-    /// Gradient of some features' decoder to one target, `[part, d]`: those of all would take as much memory as the decoders.
-    pub dw: Tensor,
+    /// Whose codes were turned last, for gradients of decoders.
+    pub made: Option<usize>,
     /// Whether `row_penalty` holds the last step's penalty.
     pub has_row_penalty: bool,
 }
@@ -224,7 +224,7 @@ impl Train {
                     spare: arena.tensor("penalty gradient", block, s, F32)?,
                 },
             },
-            dw: arena.tensor("gradient of a decoder", part_rows(s, d), d, F32)?,
+            made: None,
             has_row_penalty: false,
         })
     }
