@@ -174,6 +174,9 @@ unsafe impl Stream for Shadow {
     fn sync(&mut self) -> Result<()> {
         self.inner.sync()
     }
+    fn native(&self) -> u64 {
+        self.inner.native()
+    }
 }
 
 #[cfg(test)]

@@ -124,6 +124,9 @@ unsafe impl Stream for Traced {
     fn sync(&mut self) -> Result<()> {
         self.inner.sync()
     }
+    fn native(&self) -> u64 {
+        self.inner.native()
+    }
 }
 
 fn describe(list: &[Operand]) -> String {

@@ -1,13 +1,13 @@
-//! A command as one rank of a job that `mpirun` or `srun` started: joins the others, runs, and sees to it that no rank outlives one
+//! A command as one rank of a job that `mpirun`, `srun` or torchrun started: joins the others, runs, and sees to it that no rank outlives one
 //! that failed.
 
 use crate::{args, print};
 use anyhow::{Result, anyhow, bail};
 use lm_saes_backends::comm::{
-    launch::{Launch, Launcher},
-    mpi::Mpi,
+    launch::{Joined, Launch, Launcher},
+    on_device,
 };
-use lm_saes_runtime::Group;
+use lm_saes_runtime::{Group, Registry};
 use std::{process::ExitCode, thread, time::Duration};
 
 /// Seconds a rank is waited for, unless `LM_SAES_RANK_TIMEOUT` says otherwise: more than writing a snapshot takes.
@@ -17,7 +17,8 @@ const COURTESY: Duration = Duration::from_secs(2);
 
 /// This process among the ranks of its job.
 pub struct Ranks {
-    mpi: Mpi,
+    job: Joined,
+    patience: Duration,
     /// Its number on its machine, for choosing a device.
     local: usize,
 }
@@ -25,12 +26,13 @@ pub struct Ranks {
 impl Ranks {
     /// Whether this rank prints.
     pub fn is_primary(&self) -> bool {
-        self.mpi.rank() == 0
+        self.job.rank() == 0
     }
 
-    /// All ranks.
-    pub fn world(&self) -> Group {
-        Group::new(self.mpi.world())
+    /// All ranks, connected as their devices allow, and by what.
+    pub fn world(&self, device: &str, registry: &Registry) -> Result<(Group, String)> {
+        let (engine, by) = on_device(&registry.open(device)?, self.job.world(), self.patience)?;
+        Ok((Group::new(engine), by))
     }
 
     /// The device this rank takes where the settings name one without a number: each rank of a machine its own.
@@ -74,8 +76,9 @@ fn join(launch: Launch, alone: bool) -> Result<Ranks> {
         })?,
         Err(_) => PATIENCE,
     };
-    let mpi = launch.join(Duration::from_secs(patience))?;
-    Ok(Ranks { mpi, local: launch.local_rank.unwrap_or(0) })
+    let patience = Duration::from_secs(patience);
+    let job = launch.join(patience)?;
+    Ok(Ranks { job, patience, local: launch.local_rank.unwrap_or(0) })
 }
 
 /// Prints what went wrong, and ends the job with it.
@@ -87,9 +90,9 @@ pub fn report(done: Result<()>, ranks: Option<&Ranks>) -> ExitCode {
                 eprintln!("error: {}", print::chain(&e));
             } else {
                 thread::sleep(COURTESY);
-                eprintln!("error on rank {}: {}", ranks.mpi.rank(), print::chain(&e));
+                eprintln!("error on rank {}: {}", ranks.job.rank(), print::chain(&e));
             }
-            ranks.mpi.abort(1);
+            ranks.job.abort(1);
         }
         None => eprintln!("error: {}", print::chain(&e)),
     }

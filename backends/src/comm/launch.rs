@@ -1,8 +1,8 @@
 //! How this process was started: alone, or as one rank of a job, as the environment says.
 
-use super::mpi::Mpi;
-use lm_saes_runtime::{Error, Result};
-use std::time::Duration;
+use super::{mpi::Mpi, tcp::Tcp};
+use lm_saes_runtime::{Comm, Error, Result};
+use std::{process, time::Duration};
 
 /// Who started this process as one of several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,31 +54,125 @@ impl Launch {
         Self::read(|name| std::env::var(name).ok())
     }
 
-    /// Joins the job's other ranks. One that does not take part in a collective within `patience` ends it.
+    /// Joins the job's other ranks: by MPI where its launcher or `srun --mpi` started them, otherwise by TCP. One that does not take part in
+    /// a collective within `patience` ends it.
     ///
     /// # Errors
-    /// No engine for this launcher, no MPI library, or one that is not the launcher's.
-    pub fn join(&self, patience: Duration) -> Result<Mpi> {
-        let refuse = |text: String| {
-            Err(Error::Driver { device: "mpi".into(), call: "MPI_Init_thread", code: 0, text })
+    /// No address to meet at, no MPI library, or one that is not the launcher's.
+    pub fn join(&self, patience: Duration) -> Result<Joined> {
+        self.join_as(patience, |name| std::env::var(name).ok())
+    }
+
+    fn join_as(&self, patience: Duration, variable: impl Fn(&str) -> Option<String>) -> Result<Joined> {
+        let by_mpi = match self.launcher {
+            Launcher::OpenMpi | Launcher::Mpich => true,
+            // Where srun was told to start MPI programs, and only if there is an MPI to be started.
+            Launcher::Slurm => variable("PMIX_RANK").is_some() && Mpi::is_installed(),
+            Launcher::Torchrun => false,
         };
-        if self.launcher == Launcher::Torchrun {
-            return refuse(
-                "RANK and WORLD_SIZE are set, as torchrun does, but ranks on CPUs are connected by MPI; start the job \
-                 with mpirun or srun, or unset them"
-                    .into(),
-            );
+        if !by_mpi {
+            let address = self.meeting_place(variable)?;
+            return Ok(Joined::Tcp(Tcp::join(&address, self.rank, self.size, patience)?));
         }
         let mpi = Mpi::join(self.launcher != Launcher::Mpich, patience)?;
         if mpi.size() != self.size {
-            return refuse(format!(
+            let text = format!(
                 "the launcher started {} ranks but the MPI library sees {}; name the launcher's own library in \
                  LM_SAES_MPI",
                 self.size,
                 mpi.size()
-            ));
+            );
+            return Err(Error::Driver { device: "mpi".into(), call: "MPI_Init_thread", code: 0, text });
         }
-        Ok(mpi)
+        Ok(Joined::Mpi(mpi))
+    }
+
+    /// `host:port` at which rank 0 of a job without MPI listens.
+    fn meeting_place(&self, variable: impl Fn(&str) -> Option<String>) -> Result<String> {
+        let set = |name: &str| variable(name).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
+        let refuse = |text: String| Error::Driver { device: "tcp".into(), call: "rendezvous", code: 0, text };
+        let port = match set("MASTER_PORT") {
+            Some(text) => Some(text.parse::<u16>().ok().filter(|&p| p > 0).ok_or_else(|| {
+                refuse(format!("MASTER_PORT is {text:?}; it is the port at which rank 0 listens"))
+            })?),
+            None => None,
+        };
+        if let (Some(host), Some(port)) = (set("MASTER_ADDR"), port) {
+            // torchrun's own agent listens at the port it names.
+            let taken = set("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|v| v == "True");
+            let port = if taken { port.checked_add(1).unwrap_or(port - 1) } else { port };
+            return Ok(at(&host, port));
+        }
+        let nodes = set("SLURM_STEP_NODELIST").or_else(|| set("SLURM_NODELIST"));
+        match (self.launcher, nodes.as_deref().and_then(first_node)) {
+            (Launcher::Slurm, Some(host)) => {
+                let number = |name: &str| set(name).and_then(|v| v.parse::<u64>().ok()).unwrap_or(0);
+                // Jobs on one node, and steps of one job, need ports of their own.
+                let own = number("SLURM_JOB_ID") * 31 + number("SLURM_STEP_ID");
+                Ok(at(&set("MASTER_ADDR").unwrap_or(host), port.unwrap_or(20_000 + (own % 20_000) as u16)))
+            }
+            _ => Err(refuse(format!(
+                "{} ranks were started without MPI (RANK and WORLD_SIZE are set, as torchrun does), but MASTER_ADDR and \
+                 MASTER_PORT do not say where they meet: set both, start the job with torchrun, mpirun or srun, or unset RANK \
+                 and WORLD_SIZE for a job of one",
+                self.size
+            ))),
+        }
+    }
+}
+
+fn at(host: &str, port: u16) -> String {
+    if host.contains(':') && !host.starts_with('[') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
+/// The first name of a list as Slurm writes it: `node[03-07,12],other`.
+fn first_node(list: &str) -> Option<String> {
+    let (name, rest) = match list.find(['[', ',']) {
+        Some(i) if list[i..].starts_with('[') => (&list[..i], &list[i + 1..]),
+        Some(i) => return Some(list[..i].into()),
+        None => return Some(list.into()).filter(|l: &String| !l.is_empty()),
+    };
+    let (numbers, after) = rest.split_once(']')?;
+    let first = numbers.split([',', '-']).next()?;
+    let after = after.split(',').next().unwrap_or("");
+    Some(format!("{name}{first}{after}"))
+}
+
+/// This process among the ranks of its job.
+pub enum Joined {
+    /// By MPI.
+    Mpi(Mpi),
+    /// By TCP.
+    Tcp(Tcp),
+}
+
+impl Joined {
+    /// This rank.
+    pub const fn rank(&self) -> usize {
+        match self {
+            Self::Mpi(mpi) => mpi.rank(),
+            Self::Tcp(tcp) => tcp.rank(),
+        }
+    }
+
+    /// All ranks. Groups must be gone before this value is dropped.
+    pub fn world(&self) -> Box<dyn Comm> {
+        match self {
+            Self::Mpi(mpi) => mpi.world(),
+            Self::Tcp(tcp) => tcp.world(),
+        }
+    }
+
+    /// Ends this process at once and sees to it that the others end: MPI ends them, without it they find this one gone.
+    pub fn abort(&self, code: i32) {
+        match self {
+            Self::Mpi(mpi) => mpi.abort(code),
+            Self::Tcp(_) => process::exit(code),
+        }
     }
 }
 
@@ -113,10 +207,35 @@ mod tests {
         assert_eq!(read(&[("RANK", "5"), ("WORLD_SIZE", "2")]), None);
     }
 
+    fn place(launch: Launch, set: &[(&str, &str)]) -> Result<String> {
+        launch.meeting_place(|name| set.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).into()))
+    }
+
     #[test]
-    fn ranks_without_an_engine_are_told_how_to_start() {
+    fn ranks_without_mpi_meet_where_their_launcher_says() {
+        let torch = read(&[("RANK", "0"), ("WORLD_SIZE", "2")]).unwrap();
+        let set = [("MASTER_ADDR", "10.0.0.1"), ("MASTER_PORT", "29500")];
+        assert_eq!(place(torch, &set).unwrap(), "10.0.0.1:29500");
+        // The agent of torchrun has that port.
+        let agent = [set[0], set[1], ("TORCHELASTIC_USE_AGENT_STORE", "True")];
+        assert_eq!(place(torch, &agent).unwrap(), "10.0.0.1:29501");
+        let v6 = [("MASTER_ADDR", "fe80::1"), ("MASTER_PORT", "29500")];
+        assert_eq!(place(torch, &v6).unwrap(), "[fe80::1]:29500");
+        let slurm = read(&[("SLURM_PROCID", "0"), ("SLURM_STEP_NUM_TASKS", "2")]).unwrap();
+        let step =
+            [("SLURM_STEP_NODELIST", "gpu[03-07,12],login"), ("SLURM_JOB_ID", "7"), ("SLURM_STEP_ID", "1")];
+        assert_eq!(place(slurm, &step).unwrap(), "gpu03:20218");
+        assert_eq!(place(slurm, &[step[0], step[1], step[2], set[1]]).unwrap(), "gpu03:29500");
+        assert_eq!(first_node("one").unwrap(), "one");
+        assert_eq!(first_node("one,two[1-2]").unwrap(), "one");
+    }
+
+    #[test]
+    fn ranks_without_a_place_to_meet_are_told_how_to_start() {
         let launch = read(&[("RANK", "0"), ("WORLD_SIZE", "2")]).unwrap();
-        let e = launch.join(Duration::from_secs(1)).err().unwrap().to_string();
-        assert!(e.contains("mpirun"), "{e}");
+        let e = place(launch, &[]).err().unwrap().to_string();
+        assert!(e.contains("set both") && e.contains("mpirun") && e.contains("MASTER_ADDR"), "{e}");
+        let e = place(launch, &[("MASTER_PORT", "here")]).err().unwrap().to_string();
+        assert!(e.contains("MASTER_PORT is \"here\""), "{e}");
     }
 }

@@ -1,12 +1,43 @@
-//! Engines that connect the ranks of a job. All of them pass data through host memory, so they serve every device.
+//! Engines that connect the ranks of a job. Those here pass data through host memory, so they serve every device; a device's own is
+//! chosen on top of one of them.
 
 pub mod launch;
 pub mod mpi;
 mod reduce;
+pub mod tcp;
 pub mod threads;
 mod wire;
 
-use lm_saes_runtime::{Addr, Result, Stream};
+use lm_saes_runtime::{Addr, Comm, Device, Result, Stream};
+use std::{sync::Arc, time::Duration};
+
+/// The engine for ranks whose tensors are on `device`, from one that connects them through host memory, and what it is: NCCL between
+/// GPUs where all ranks have it, otherwise `base`.
+///
+/// # Errors
+/// A rank that is not there, or an engine that does not start.
+#[cfg_attr(
+    not(feature = "cuda"),
+    expect(clippy::unnecessary_wraps, reason = "without GPUs nothing is asked")
+)]
+pub fn on_device(
+    device: &Arc<dyn Device>,
+    base: Box<dyn Comm>,
+    patience: Duration,
+) -> Result<(Box<dyn Comm>, String)> {
+    #[cfg(feature = "cuda")]
+    if device.info().name.starts_with("cuda") {
+        return Ok(match crate::cuda::nccl::Nccl::join(device, base, patience)? {
+            Ok(nccl) => {
+                let what = nccl.describe();
+                (Box::new(nccl), what)
+            }
+            Err((base, why)) => (base, format!("host memory ({why})")),
+        });
+    }
+    let _ = (device, patience);
+    Ok((base, "host memory".into()))
+}
 
 /// `bytes` bytes of device memory, with everything queued before it done.
 fn fetch(stream: &mut dyn Stream, addr: Addr, bytes: usize) -> Result<Vec<u8>> {

@@ -12,7 +12,7 @@ use std::{
     ffi::{c_int, c_void},
     mem, ptr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -53,6 +53,7 @@ pub struct Mpi {
 }
 
 struct Engine {
+    /// Held for one call at a time: an exchange that waits must not keep another thread's from being answered.
     api: Mutex<Api>,
     patience: Duration,
     /// After a failure nothing is sent any more: the library may still write to memory of unfinished messages.
@@ -77,6 +78,11 @@ impl Mpi {
             let code = init(ptr::null_mut(), ptr::null_mut(), SERIALIZED, &mut given);
             if code != 0 {
                 return Err(failed("MPI_Init_thread", code, "the launcher and the library may not match"));
+            }
+            if given < SERIALIZED {
+                let text =
+                    "the MPI library was built for one thread; use one that serializes calls of several";
+                return Err(failed("MPI_Init_thread", given, text));
             }
             let constant = |name: &str| library.get::<*mut c_void>(name.as_bytes()).ok();
             let (world, byte, ignore) = match constant("ompi_mpi_comm_world") {
@@ -106,6 +112,11 @@ impl Mpi {
         }
     }
 
+    /// Whether there is a library to join with.
+    pub fn is_installed() -> bool {
+        open(true).is_ok()
+    }
+
     /// This rank.
     pub const fn rank(&self) -> usize {
         self.rank
@@ -123,7 +134,7 @@ impl Mpi {
 
     /// Ends all processes of the job at once.
     pub fn abort(&self, code: i32) {
-        let api = self.engine.api.lock().unwrap_or_else(PoisonError::into_inner);
+        let api = self.engine.calls();
         // SAFETY: the library is initialised.
         unsafe { (api.abort)(api.world, code) };
     }
@@ -137,7 +148,7 @@ impl Drop for Mpi {
         if self.engine.broken.load(Ordering::Relaxed) {
             return;
         }
-        let api = self.engine.api.lock().unwrap_or_else(PoisonError::into_inner);
+        let api = self.engine.calls();
         // SAFETY: the library is initialised and no message is on its way: exchanges end when theirs have arrived.
         unsafe { (api.finalize)() };
     }
@@ -182,6 +193,12 @@ unsafe fn symbol<T: Copy>(library: &Library, name: &'static str) -> Result<T> {
     found.map(|f| *f).map_err(|e| failed(name, 0, &e.to_string()))
 }
 
+impl Engine {
+    fn calls(&self) -> MutexGuard<'_, Api> {
+        self.api.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Messages on their way, each with the rank at its other end.
 struct Pending(Vec<(usize, Handle)>);
 
@@ -196,10 +213,10 @@ impl Wire for Engine {
         if self.broken.load(Ordering::Relaxed) {
             return Err("an earlier exchange failed".into());
         }
-        let api = self.api.lock().unwrap_or_else(PoisonError::into_inner);
         let mut pending = Pending(Vec::new());
-        let mut state = |call: Message, rank: usize, at: *mut u8, bytes: usize| -> Result<(), String> {
-            let mut request = 0;
+        let mut state = |receive: bool, rank: usize, at: *mut u8, bytes: usize| -> Result<(), String> {
+            let (mut request, api) = (0, self.calls());
+            let call = if receive { api.irecv } else { api.isend };
             // SAFETY: the bytes stay where they are until the request is done; if it never is, the caller's memory is given up below.
             let code = unsafe {
                 call(
@@ -226,16 +243,16 @@ impl Wire for Engine {
         for (rank, to) in &mut got {
             for piece in pieces(to.len()) {
                 let at = to[piece.clone()].as_mut_ptr();
-                stated = stated.and_then(|()| state(api.irecv, *rank, at, piece.len()));
+                stated = stated.and_then(|()| state(true, *rank, at, piece.len()));
             }
         }
         for (rank, from) in &sent {
             for piece in pieces(from.len()) {
                 let at = from[piece.clone()].as_ptr().cast_mut();
-                stated = stated.and_then(|()| state(api.isend, *rank, at, piece.len()));
+                stated = stated.and_then(|()| state(false, *rank, at, piece.len()));
             }
         }
-        let done = stated.and_then(|()| pending.wait(&api, self.patience, what));
+        let done = stated.and_then(|()| pending.wait(self, what));
         if done.is_err() {
             self.broken.store(true, Ordering::Relaxed);
             mem::forget((sent, got));
@@ -253,12 +270,12 @@ fn pieces(n: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
 
 impl Pending {
     /// Tests until all messages have arrived.
-    fn wait(&mut self, api: &Api, patience: Duration, what: &str) -> Result<(), String> {
-        let began = Instant::now();
+    fn wait(&mut self, engine: &Engine, what: &str) -> Result<(), String> {
+        let (began, patience) = (Instant::now(), engine.patience);
         let mut rounds = 0_u32;
         while !self.0.is_empty() {
             let before = self.0.len();
-            let mut refused = None;
+            let (mut refused, api) = (None, engine.calls());
             self.0.retain_mut(|(rank, request)| {
                 let mut done = 0;
                 // SAFETY: the request came from this library and is not done yet.
@@ -268,6 +285,7 @@ impl Pending {
                 }
                 done == 0
             });
+            drop(api);
             if let Some(text) = refused {
                 return Err(text);
             }

@@ -40,10 +40,17 @@ pub fn run(args: &Train, registry: &Registry, ranks: Option<&Ranks>) -> Result<(
     if let Some(ranks) = ranks {
         settings.set_device(&ranks.device(&settings.device_type.clone()));
     }
-    let world = ranks.map_or_else(Group::solo, Ranks::world);
     let mut observer: Box<dyn Observer> = match ranks {
         Some(ranks) if !ranks.is_primary() => Box::new(Silent),
         _ => Box::new(Console::new()),
+    };
+    let world = match ranks {
+        Some(ranks) => {
+            let (world, by) = ranks.world(&settings.device_type, registry)?;
+            observer.phase(&format!("{} ranks, connected by {by}", world.size()));
+            world
+        }
+        None => Group::solo(),
     };
     let report = runners::train_with(&settings, registry, &mut *observer, start, world)?;
     if ranks.is_some_and(|ranks| !ranks.is_primary()) {
