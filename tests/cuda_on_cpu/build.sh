@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Builds the stand-in driver, DIRECTORY/libcuda.so.1, from kernels/cuda/*.cu and this folder, and DIRECTORY/blas/libcublasLt.so.13;
-# needs g++ 12 or newer and x86-64.
+# Builds the stand-in driver, DIRECTORY/libcuda.so.1, from kernels/cuda/*.cu and this folder, DIRECTORY/blas/libcublasLt.so.13 and
+# DIRECTORY/nccl/libnccl.so.2; needs g++ 12 or newer and x86-64.
 #   build.sh DIRECTORY [more compiler flags, such as -fsanitize=address,undefined]
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 kernels="$here/../../kernels/cuda"
 out="$1"
 shift
-mkdir -p "$out/blas"
+mkdir -p "$out/blas" "$out/nccl"
 flags=(-std=c++17 -O2 -fPIC -ffp-contract=off -fvisibility=hidden -pthread -Wall -Wno-unknown-pragmas "$@")
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
@@ -21,3 +21,5 @@ done | xargs -0 -n 2 -P 2 sh -c 'exec '"${CXX:-g++}"' '"${flags[*]}"' -c -x c++ 
 mv "$work/libcuda.so.1" "$out/libcuda.so.1"
 "${CXX:-g++}" "${flags[@]}" -shared -Wl,-soname,libcublasLt.so.13 "$here/blas.cc" "$out/libcuda.so.1" -o "$work/blas"
 mv "$work/blas" "$out/blas/libcublasLt.so.13"
+"${CXX:-g++}" "${flags[@]}" -shared -Wl,-soname,libnccl.so.2 "$here/nccl.cc" "$out/libcuda.so.1" -o "$work/nccl"
+mv "$work/nccl" "$out/nccl/libnccl.so.2"

@@ -6,6 +6,8 @@
 // must be an `.entry` of the PTX that was loaded, with parameters of the same sizes.
 #include "cuda_on_cpu.h"
 
+#include <unistd.h>
+
 #include <deque>
 #include <functional>
 #include <memory>
@@ -29,6 +31,7 @@ static char the_context;
 struct Stream {
     std::deque<std::function<void()>> queue;
     uint64_t queued = 0, done = 0;
+    bool running = false;  // somebody is in the middle of its first piece of work
     struct Graph* capture = nullptr;
 };
 struct Graph {
@@ -41,15 +44,28 @@ struct Event {
 static std::map<Stream*, bool> streams;
 
 static void drain(Stream* s, uint64_t mark) {
-    while (s->done < mark && !s->queue.empty()) {
+    while (s->done < mark) {
+        if (s->running) {
+            // Another thread has it, and waits for other processes.
+            mutex.unlock();
+            usleep(50);
+            mutex.lock();
+            continue;
+        }
+        if (s->queue.empty()) return;
         auto work = std::move(s->queue.front());
         s->queue.pop_front();
-        s->done++;
+        s->running = true;
         work();
+        s->running = false;
+        s->done++;
     }
 }
 static void drain_all() {
-    for (auto& s : streams) drain(s.first, s.first->queued);
+    std::vector<Stream*> all;
+    for (auto& s : streams) all.push_back(s.first);
+    for (auto* s : all)
+        if (streams.count(s)) drain(s, s->queued);
 }
 static Result enqueue(Stream* s, std::function<void()> work) {
     if (!s) return INVALID_VALUE;  // the legacy default stream is not used by this project
@@ -70,7 +86,7 @@ static bool within(const std::map<Pointer, size_t>& list, Pointer p, size_t n) {
     return p + n <= it->first + it->second;
 }
 
-// For the stand-in of cuBLASLt.
+// For the stand-ins of cuBLASLt and NCCL.
 extern "C" __attribute__((visibility("default"))) Result stand_in_enqueue(Stream* s, std::function<void()>* work) {
     Lock l(mutex);
     return enqueue(s, *work);
@@ -78,6 +94,13 @@ extern "C" __attribute__((visibility("default"))) Result stand_in_enqueue(Stream
 extern "C" __attribute__((visibility("default"))) bool stand_in_within(Pointer p, size_t n) {
     Lock l(mutex);
     return within(allocations, p, n);
+}
+
+// Waits for something outside from within a piece of work, which is where the driver is locked once.
+extern "C" __attribute__((visibility("default"))) void stand_in_meanwhile(std::function<void()>* wait) {
+    mutex.unlock();
+    (*wait)();
+    mutex.lock();
 }
 
 // ---- Device, context ----
@@ -206,6 +229,7 @@ API cuEventSynchronize(Event* e) {
     if (streams.count(e->stream)) drain(e->stream, e->mark);  // a destroyed stream has done its work
     return sticky;
 }
+API cuEventQuery(Event* e) { return cuEventSynchronize(e); }
 API cuStreamBeginCapture_v2(Stream* s, int) {
     Lock l(mutex);
     if (s->capture) return CAPTURE_INVALIDATED;

@@ -4,6 +4,7 @@
 
 mod blas;
 mod device;
+pub mod nccl;
 mod ops;
 mod stage;
 mod stream;

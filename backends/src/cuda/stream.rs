@@ -225,6 +225,10 @@ unsafe impl Stream for CudaStream {
         Err(Error::Failed { device: self.card.info.name.clone(), op, what })
     }
 
+    fn native(&self) -> u64 {
+        self.stream.cu_stream() as u64
+    }
+
     fn begin_capture(&mut self) -> Result<(), Unsupported> {
         let refuse = |e: Error| Unsupported::because(e.to_string());
         self.card.bind().map_err(refuse)?;
