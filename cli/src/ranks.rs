@@ -47,7 +47,7 @@ impl Ranks {
 
 /// Runs a command that a launcher started several times.
 pub fn run(cli: &args::Cli, launch: Launch, command: impl FnOnce(Option<&Ranks>) -> Result<()>) -> ExitCode {
-    let alone = !matches!(&cli.command, args::Command::Train(t) if !t.plan);
+    let alone = !matches!(&cli.command, args::Command::Train(t) if !t.start.plan);
     if alone && launch.launcher == Launcher::Torchrun {
         // Variables that may have been set for something else.
         return report(command(None), None);

@@ -3,29 +3,25 @@
 use crate::{args::Analyze, print, progress::Console};
 use anyhow::Result;
 use lm_saes::{
-    runners::{self, AnalysisPlan, AnalyzeReport, Start},
+    runners::{self, AnalysisPlan, AnalyzeReport},
     settings,
 };
 use lm_saes_runtime::Registry;
 use serde_json::json;
 
 pub fn run(args: &Analyze, registry: &Registry) -> Result<()> {
-    let mut settings = settings::load_analysis(&args.path, args.text.as_deref(), args.tokens, &args.set)?;
-    if let Some(device) = &args.device {
+    let mut settings =
+        settings::load_analysis(&args.path, args.text.as_deref(), args.tokens, &args.overrides.set)?;
+    if let Some(device) = &args.overrides.device {
         settings.device_type.clone_from(device);
     }
     if args.store.is_some() {
         settings.store.clone_from(&args.store);
     }
-    if args.plan {
+    if args.start.plan {
         return plan(&runners::plan_analysis(&settings, registry)?, args.json);
     }
-    let start = match (args.resume, args.overwrite) {
-        (true, _) => Start::Resume,
-        (_, true) => Start::Overwrite,
-        _ => Start::Fresh,
-    };
-    let report = runners::analyze(&settings, registry, &mut Console::new(), start)?;
+    let report = runners::analyze(&settings, registry, &mut Console::new(), args.start.start())?;
     let address = settings.store_address();
     if args.json {
         let (tokens, took) = report.rate;

@@ -48,8 +48,7 @@ pub fn run(args: &Autointerp) -> Result<()> {
 
 /// The settings and the address of the store.
 fn settings_of(args: &Autointerp) -> Result<(AutoInterpSettings, String)> {
-    let given = [("sae_series", &args.series), ("analysis_name", &args.analysis), ("store", &args.store)];
-    let (mut tree, is_file) = named::tree(&args.what, given)?;
+    let (mut tree, is_file) = named::tree(&args.named)?;
     for (key, value) in [("openai_model", &args.model), ("openai_base_url", &args.base_url)] {
         if let Some(value) = value {
             tree["auto_interp"][key] = json!(value);

@@ -11,8 +11,7 @@ use lm_saes_runtime::Registry;
 use serde_json::json;
 
 pub fn run(args: &Dla, registry: &Registry) -> Result<()> {
-    let given = [("sae_series", &args.series), ("analysis_name", &args.analysis), ("store", &args.store)];
-    let (mut tree, is_file) = named::tree(&args.what, given)?;
+    let (mut tree, is_file) = named::tree(&args.named)?;
     if let Some(top_k) = args.top_k {
         tree["direct_logit_attributor"]["top_k"] = json!(top_k);
     }
@@ -25,10 +24,10 @@ pub fn run(args: &Dla, registry: &Registry) -> Result<()> {
     if let Some(layer) = args.layer {
         tree["layer_idx"] = json!(layer);
     }
-    if let Some(device) = &args.device {
+    if let Some(device) = &args.overrides.device {
         tree["device_type"] = json!(device);
     }
-    for o in &args.set {
+    for o in &args.overrides.set {
         settings::apply_override(&mut tree, o)?;
     }
     let mut s: LogitSettings = settings::from_tree(&tree)?;

@@ -20,7 +20,7 @@ pub fn run(args: &Evaluate, registry: &Registry) -> Result<()> {
         );
     }
     let mut settings: EvaluateSettings = load_settings(&args.settings)?;
-    if let Some(device) = &args.settings.device {
+    if let Some(device) = &args.settings.overrides.device {
         settings.device_type.clone_from(device);
     }
     let ((quality, downstream), stated) =

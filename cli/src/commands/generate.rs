@@ -4,7 +4,7 @@ use super::train::load_settings;
 use crate::{args::Generate, print, progress::Console};
 use anyhow::Result;
 use lm_saes::{
-    runners::{self, GeneratePlan, Start},
+    runners::{self, GeneratePlan},
     settings::GenerateSettings,
 };
 use lm_saes_runtime::Registry;
@@ -12,11 +12,11 @@ use serde_json::json;
 
 pub fn run(args: &Generate, registry: &Registry) -> Result<()> {
     let mut settings: GenerateSettings = load_settings(&args.settings)?;
-    if let Some(device) = &args.settings.device {
+    if let Some(device) = &args.settings.overrides.device {
         settings.device_type.clone_from(device);
     }
     let plan = runners::plan_generate(&settings)?;
-    if args.plan {
+    if args.start.plan {
         match args.settings.json {
             true => println!("{:#}", json!(plan)),
             false => report_plan(&plan),
@@ -26,12 +26,7 @@ pub fn run(args: &Generate, registry: &Registry) -> Result<()> {
     if !args.settings.json {
         report_plan(&plan);
     }
-    let start = match (args.resume, args.overwrite) {
-        (true, _) => Start::Resume,
-        (_, true) => Start::Overwrite,
-        _ => Start::Fresh,
-    };
-    let r = runners::generate(&settings, registry, &mut Console::new(), start)?;
+    let r = runners::generate(&settings, registry, &mut Console::new(), args.start.start())?;
     let (tokens, took) = r.rate;
     let per_second = tokens as f64 / took.as_secs_f64().max(1e-9);
     let output = settings.output_dir.display();

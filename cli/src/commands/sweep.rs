@@ -1,6 +1,6 @@
 //! `lm-saes sweep`: plan or run several trainings on one stream, and say how each went.
 
-use super::train::{evaluation_json, report_evaluation, start_of};
+use super::train::{evaluation_json, report_evaluation};
 use crate::{args::Sweep, print, progress::Console};
 use anyhow::{Result, bail};
 use lm_saes::{
@@ -11,11 +11,11 @@ use lm_saes_runtime::Registry;
 use serde_json::{Value, json};
 
 pub fn run(args: &Sweep, registry: &Registry) -> Result<()> {
-    let mut settings = SweepSettings::load(&args.settings.file, &args.settings.set)?;
-    if let Some(device) = &args.settings.device {
+    let mut settings = SweepSettings::load(&args.settings.file, &args.settings.overrides.set)?;
+    if let Some(device) = &args.settings.overrides.device {
         settings.members.iter_mut().for_each(|m| m.settings.set_device(device));
     }
-    if args.plan {
+    if args.start.plan {
         let plan = runners::plan_sweep(&settings, registry)?;
         if args.settings.json {
             println!("{:#}", plan_json(&plan));
@@ -24,7 +24,7 @@ pub fn run(args: &Sweep, registry: &Registry) -> Result<()> {
         }
         return Ok(());
     }
-    let start = start_of(args.resume, args.overwrite);
+    let start = args.start.start();
     let report = runners::sweep(&settings, registry, &mut Console::new(), start)?;
     if args.settings.json {
         println!("{:#}", report_json(&report));

@@ -7,8 +7,8 @@ use lm_saes_runtime::Registry;
 use serde_json::{Value, json};
 
 pub fn run(args: &ToJumpRelu, registry: &Registry) -> Result<()> {
-    let mut settings = settings::load_evaluation(&args.path, args.text.as_deref(), &args.set)?;
-    if let Some(device) = &args.device {
+    let mut settings = settings::load_evaluation(&args.path, args.text.as_deref(), &args.overrides.set)?;
+    if let Some(device) = &args.overrides.device {
         settings.device_type.clone_from(device);
     }
     if args.plan {

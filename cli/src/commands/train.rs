@@ -8,7 +8,7 @@ use crate::{
 };
 use anyhow::{Result, bail};
 use lm_saes::{
-    runners::{self, Plan, Start, TrainReport},
+    runners::{self, Plan, TrainReport},
     settings::{self, SweepSettings, TrainSettings},
     training::{
         Ended, Observer, Silent,
@@ -24,10 +24,10 @@ pub fn run(args: &Train, registry: &Registry, ranks: Option<&Ranks>) -> Result<(
         bail!("{file} describes several dictionaries; run `lm-saes sweep {file}`");
     }
     let mut settings: TrainSettings = load_settings(&args.settings)?;
-    if let Some(device) = &args.settings.device {
+    if let Some(device) = &args.settings.overrides.device {
         settings.set_device(device);
     }
-    if args.plan {
+    if args.start.plan {
         let plan = runners::plan(&settings, registry)?;
         if args.settings.json {
             println!("{:#}", plan_json(&plan))
@@ -36,7 +36,7 @@ pub fn run(args: &Train, registry: &Registry, ranks: Option<&Ranks>) -> Result<(
         }
         return Ok(());
     }
-    let start = start_of(args.resume, args.overwrite);
+    let start = args.start.start();
     if let Some(ranks) = ranks {
         settings.set_device(&ranks.device(&settings.device_type.clone()));
     }
@@ -67,18 +67,9 @@ pub fn run(args: &Train, registry: &Registry, ranks: Option<&Ranks>) -> Result<(
     Ok(())
 }
 
-/// What to do about an earlier run, by the flags given.
-pub fn start_of(resume: bool, overwrite: bool) -> Start {
-    match (resume, overwrite) {
-        (true, _) => Start::Resume,
-        (_, true) => Start::Overwrite,
-        _ => Start::Fresh,
-    }
-}
-
 /// Reads a command's settings file with its overrides.
 pub fn load_settings<T: serde::de::DeserializeOwned>(args: &SettingsArgs) -> Result<T> {
-    Ok(settings::load(&args.file, &args.set)?)
+    Ok(settings::load(&args.file, &args.overrides.set)?)
 }
 
 /// Where a run ended and what it left.
