@@ -63,20 +63,26 @@ impl Shadow {
         let pairs: Vec<(Operand, Operand)> = op.operands().into_iter().zip(copy.operands()).collect();
         for (ours, theirs) in pairs.iter().filter(|(o, _)| o.access != Access::Read) {
             // SAFETY: as the caller promises.
-            let (got, want) = unsafe {
+            let (mut got, mut want) = unsafe {
                 (
                     Self::read(&mut *self.inner, ours.mat.addr, ours.bytes)?,
                     Self::read(&mut *self.truth_stream, theirs.mat.addr, theirs.bytes)?,
                 )
             };
             let mut mat = whole(op, ours);
-            if let Some((counts, i)) = defined_by(copy, ours.name) {
-                let at = Addr(counts.addr.0 + 4 * i);
+            if let Some((counts, i)) = defined_by(copy, ours.name)
+                && mat.rows == 1
+            {
                 // SAFETY: `counts` is an operand of the op, `[1, > i]` of u32.
-                let count = unsafe { Self::read(&mut *self.truth_stream, at, 4)? };
-                let count = u64::from(u32::from_ne_bytes([count[0], count[1], count[2], count[3]]));
-                if mat.rows == 1 {
-                    mat.cols = mat.cols.min(count);
+                let mut count = |i: u64| unsafe {
+                    let bytes = Self::read(&mut *self.truth_stream, Addr(counts.addr.0 + 4 * i), 4)?;
+                    Ok::<_, Error>(bytemuck::pod_read_unaligned::<u32>(&bytes).into())
+                };
+                let last = mat.cols.min(count(i)?);
+                let first = last.min(count(0)?);
+                mat.cols = last - first;
+                for bytes in [&mut got, &mut want] {
+                    bytes.drain(..first as usize * mat.dtype.bytes());
                 }
             }
             compare_operand(&mat, &want, &got, TOLERANCE)
@@ -96,7 +102,7 @@ fn whole(op: &Op, operand: &Operand) -> Mat {
     }
 }
 
-/// Where an op leaves the count of defined elements of an output, if it does not define all of them.
+/// Where the offsets of an output's first defined element and (at this place) past its last are, if an op does not define all.
 fn defined_by(op: &Op, output: &str) -> Option<(Mat, u64)> {
     let (counts, i) = match (op, output) {
         (Op::Compact(o), "y.vals" | "y.idx") => (o.y.ptr, o.y.rows),

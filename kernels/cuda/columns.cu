@@ -7,8 +7,9 @@
 
 // col_ptr [n + 1] starts as zeros and receives the count of column f at f + 1.
 extern "C" __global__ void op_columns_count(SortByColumn o, Failure* failure) {
-    const u64 slots = slot_count(o.s);
-    for (u64 slot = (u64)blockIdx.x * blockDim.x + threadIdx.x; slot < slots; slot += (u64)gridDim.x * blockDim.x) {
+    const Range all = all_slots(o.s);
+    for (u64 slot = all.first + (u64)blockIdx.x * blockDim.x + threadIdx.x; slot < all.last;
+         slot += (u64)gridDim.x * blockDim.x) {
         const u32 f = column_in(o.s, slot, failure, TAG_SORT_BY_COLUMN);
         if (f != EMPTY) atomicAdd(&at<u32>(o.out.col_ptr)[f + 1], 1u);
     }
@@ -51,8 +52,9 @@ extern "C" __global__ void op_scan_end(u32* values, u64 n, const u32* sums, u32*
 KERNEL(op_scan_end);
 
 extern "C" __global__ void op_columns_place(SortByColumn o, u32* cursor) {
-    const u64 slots = slot_count(o.s);
-    for (u64 slot = (u64)blockIdx.x * blockDim.x + threadIdx.x; slot < slots; slot += (u64)gridDim.x * blockDim.x) {
+    const Range all = all_slots(o.s);
+    for (u64 slot = all.first + (u64)blockIdx.x * blockDim.x + threadIdx.x; slot < all.last;
+         slot += (u64)gridDim.x * blockDim.x) {
         const u32 f = at<u32>(o.s.idx)[slot];
         if (f < o.s.n) at<u32>(o.out.slot)[atomicAdd(&cursor[f], 1u)] = (u32)slot;
     }

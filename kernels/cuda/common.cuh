@@ -130,9 +130,10 @@ __device__ inline Range slots_of(const Sparse& s, u64 r) {
     if (present(s.ptr)) return {at<u32>(s.ptr)[r], at<u32>(s.ptr)[r + 1]};
     return {r * s.vals.cols, (r + 1) * s.vals.cols};
 }
-// All slots that are defined.
-__device__ inline u64 slot_count(const Sparse& s) {
-    return present(s.ptr) ? (u64)at<u32>(s.ptr)[s.rows] : s.rows * s.vals.cols;
+// All slots that are defined: offsets may be those of later rows of a larger matrix, and begin where these do.
+__device__ inline Range all_slots(const Sparse& s) {
+    if (present(s.ptr)) return {at<u32>(s.ptr)[0], at<u32>(s.ptr)[s.rows]};
+    return {0, s.rows * s.vals.cols};
 }
 // The column in a slot, EMPTY also for one outside the matrix, which is a failure.
 __device__ inline u32 column_in(const Sparse& s, u64 slot, Failure* failure, u32 tag) {

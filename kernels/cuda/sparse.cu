@@ -72,8 +72,9 @@ KERNEL(op_scatter);
 
 // A thread a slot.
 extern "C" __global__ void op_confine(Confine o, Failure* failure) {
-    const u64 slots = slot_count(o.s);
-    for (u64 slot = (u64)blockIdx.x * blockDim.x + threadIdx.x; slot < slots; slot += (u64)gridDim.x * blockDim.x) {
+    const Range all = all_slots(o.s);
+    for (u64 slot = all.first + (u64)blockIdx.x * blockDim.x + threadIdx.x; slot < all.last;
+         slot += (u64)gridDim.x * blockDim.x) {
         const u32 f = column_in(o.s, slot, failure, TAG_CONFINE);
         at<u32>(o.out)[slot] = f != EMPTY && f >= o.first && f < o.last ? f - (u32)o.first : EMPTY;
     }

@@ -33,7 +33,7 @@ pub(super) struct Region {
     pub(super) tolerance: Option<f64>,
     /// Size its values have by nature, where those of one case may all be the small difference of large numbers.
     pub(super) size: f64,
-    /// Elements past the u32 at this place of the reference's result are undefined.
+    /// Elements before the first of these u32 of the reference's result, and from the one at this place, are undefined.
     pub(super) defined_by: Option<(Mat, u64)>,
 }
 
@@ -221,7 +221,7 @@ impl Build {
         }
     }
 
-    /// Elements of `mat` past the count at `(0, i)` of `counts` are undefined.
+    /// Elements of `mat` before the offset at `(0, 0)` of `counts` and from that at `(0, i)` are undefined.
     pub(super) fn defined_by(&mut self, mat: Mat, counts: Mat, i: u64) {
         for r in self.regions.iter_mut().filter(|r| r.mat.addr == mat.addr) {
             r.defined_by = Some((counts, i));
@@ -231,16 +231,14 @@ impl Build {
     /// Sparse codes: values, indices, and row offsets when ragged.
     pub(super) fn codes(&mut self, shape: Codes) -> (Sparse, Entries) {
         let entries = Entries::random(&mut self.rng, shape);
-        let mut vals = |r: &mut Rng, i: u64| match entries.slots.get(i as usize) {
+        let slot = |i: u64| entries.slots.get(i as usize).filter(|_| i as usize >= entries.before);
+        let mut vals = |r: &mut Rng, i: u64| match slot(i) {
             Some(&Some(_)) if i % 11 == 5 => 0.0,
             Some(&Some(_)) => r.normal().abs() + 0.01,
             Some(None) => 0.0,
             None => f32::NAN,
         };
-        let column = |i: u64| match entries.slots.get(i as usize) {
-            Some(&slot) => slot.unwrap_or(u32::MAX),
-            None => 0x7FFF_FFFF,
-        };
+        let column = |i: u64| slot(i).map_or(0x7FFF_FFFF, |s| s.unwrap_or(u32::MAX));
         let dims = if shape.ragged { (1, entries.slots.len() as u64 + 5) } else { (shape.rows, shape.k) };
         let vals = self.contiguous().input("vals", dims, &mut vals);
         let idx = self.contiguous().input("idx", dims, |_, i| column(i));
@@ -249,13 +247,16 @@ impl Build {
         (Sparse { vals, idx, ptr, rows: shape.rows, n: shape.n }, entries)
     }
 
-    /// The entries grouped by column, with a few undefined entries at the end.
+    /// The entries grouped by column, with a few undefined entries at the end, and before the first where offsets begin later.
     pub(super) fn by_column(&mut self, entries: &Entries, n: u64) -> ByColumn {
         let mut list = entries.list();
         list.sort_by_key(|&(row, _, column)| (column, row));
-        let offset = |f: u64| list.partition_point(|&(_, _, column)| u64::from(column) < f) as u32;
-        let capacity = list.len() as u64 + 3;
-        let nth = |i: u64| list.get(i as usize).copied().unwrap_or((0x7FFF_FFFF, 0x7FFF_FFFF, 0));
+        let before = entries.before as u64;
+        let first = |f: u64| list.partition_point(|&(_, _, column)| u64::from(column) < f) as u64;
+        let offset = |f: u64| (before + first(f)) as u32;
+        let capacity = before + list.len() as u64 + 3;
+        let entry = |i: u64| i.checked_sub(before).and_then(|i| list.get(i as usize));
+        let nth = |i: u64| entry(i).copied().unwrap_or((0x7FFF_FFFF, 0x7FFF_FFFF, 0));
         ByColumn {
             col_ptr: self.input("col_ptr", (1, n + 1), |_, f| offset(f)),
             row: self.input("row", (1, capacity), |_, i| nth(i).0),
@@ -274,17 +275,25 @@ pub(super) struct Codes {
     pub(super) ragged: bool,
     /// Some slots of the fixed form are empty.
     pub(super) holes: bool,
+    /// Row offsets are those of later rows of a larger matrix: other entries lie before the first.
+    pub(super) later: bool,
 }
+
+/// Entries before the first of codes whose offsets begin later.
+const BEFORE: usize = 6;
 
 /// The columns of generated codes, slot by slot.
 pub(super) struct Entries {
     slots: Vec<Option<u32>>,
     ptr: Vec<u32>,
+    /// Slots before the first row's, which no op may look at.
+    before: usize,
 }
 
 impl Entries {
     fn random(rng: &mut Rng, s: Codes) -> Self {
-        let (mut slots, mut ptr) = (Vec::new(), vec![0]);
+        let before = if s.later { BEFORE } else { 0 };
+        let (mut slots, mut ptr) = (vec![None; before], vec![before as u32]);
         for _ in 0..s.rows {
             let full = s.k.min(s.n);
             let count = if s.ragged { rng.below(full + 1) } else { full };
@@ -299,7 +308,7 @@ impl Entries {
             }
             ptr.push(slots.len() as u32);
         }
-        Self { slots, ptr }
+        Self { slots, ptr, before }
     }
 
     /// `(row, slot, column)` of every entry.

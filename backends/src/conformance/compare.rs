@@ -4,6 +4,7 @@
 use super::build::{Built, Region};
 use half::{bf16, f16};
 use lm_saes_runtime::{DType, op::Mat};
+use std::ops::Range;
 
 /// Checks that only elements of output operands differ from the image before the op.
 pub(super) fn untouched(built: &Built, after: &[u8]) -> Result<(), String> {
@@ -40,8 +41,8 @@ fn locate(built: &Built, at: usize) -> String {
 pub(super) fn outputs(built: &Built, want: &[u8], got: &[u8], tolerance: f64) -> Result<(), String> {
     for region in built.regions.iter().filter(|r| r.output) {
         let defined = match region.defined_by {
-            Some((counts, i)) => u32_at(want, &counts, i).into(),
-            None => u64::MAX,
+            Some((counts, i)) => u32_at(want, &counts, 0).into()..u32_at(want, &counts, i).into(),
+            None => 0..u64::MAX,
         };
         let tolerance = region.tolerance.unwrap_or(tolerance);
         compare(region, want, got, tolerance, defined).map_err(|e| format!("{}: {e}", region.name))?;
@@ -70,10 +71,16 @@ fn element(image: &[u8], m: &Mat, r: u64, c: u64) -> f64 {
 
 /// Bounds: each element within `tolerance·(size + |reference|)`, `size` the root mean square or the operand's own, and the
 /// squared error below `tolerance²` of the square of all elements at that size.
-fn compare(region: &Region, want: &[u8], got: &[u8], tolerance: f64, defined: u64) -> Result<(), String> {
+fn compare(
+    region: &Region,
+    want: &[u8],
+    got: &[u8],
+    tolerance: f64,
+    defined: Range<u64>,
+) -> Result<(), String> {
     let m = &region.mat;
     let exact = !m.dtype.is_float() || tolerance == 0.0;
-    let places = || (0..m.len().min(defined)).map(|i| (i / m.cols, i % m.cols));
+    let places = || (defined.start..defined.end.min(m.len())).map(|i| (i / m.cols, i % m.cols));
     let (mut squares, mut finite) = (0.0, 0.0);
     for (r, c) in places() {
         let w = element(want, m, r, c);
@@ -108,5 +115,5 @@ fn compare(region: &Region, want: &[u8], got: &[u8], tolerance: f64, defined: u6
 pub(crate) fn operand(m: &Mat, want: &[u8], got: &[u8], tolerance: f64) -> Result<(), String> {
     let mat = Mat { addr: lm_saes_runtime::Addr(0), ..*m };
     let region = Region { name: "", mat, output: true, tolerance: None, size: 0.0, defined_by: None };
-    compare(&region, want, got, tolerance, u64::MAX)
+    compare(&region, want, got, tolerance, 0..u64::MAX)
 }

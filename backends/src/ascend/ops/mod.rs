@@ -19,7 +19,7 @@ const LONG: aclDataType = aclDataType::ACL_INT64;
 const ZERO: Number = Number::Float(0.0);
 
 /// Elements of the largest matrix that is made beside the operands, where an op can go block by block.
-const BLOCK: u64 = 1 << 24;
+pub(super) const BLOCK: u64 = 1 << 24;
 /// Whole numbers up to here are exact in f32, in which columns are sorted.
 const EXACT: u64 = 1 << 24;
 
@@ -82,8 +82,8 @@ lowerings! {
         GeTensor LogicalOr LogicalNot SearchSorted Arange;
     SortByColumn: Sort SearchSorted IndexSelect Cast InplaceAdd InplaceCopy InplaceFillScalar InplaceMaskedFillScalar Clamp
         LtScalar GeTensor LogicalOr LogicalNot Arange;
-    SparseOuter: EmbeddingBag IndexSelect GeTensor Clamp Arange InplaceMaskedFillScalar InplaceAdd InplaceMuls InplaceCopy
-        InplaceFillScalar;
+    SparseOuter: EmbeddingBag IndexSelect GeTensor LogicalOr LogicalNot Clamp Arange InplaceMaskedFillScalar InplaceAdd
+        InplaceMuls InplaceCopy InplaceFillScalar;
     Scatter: InplaceScatter InplaceMuls Muls InplaceAdd InplaceCopy InplaceFillScalar InplaceMaskedFillScalar Clamp
         LtScalar GeTensor LogicalOr LogicalNot SearchSorted Arange;
     Confine: Adds GeScalar LtScalar LogicalAnd LogicalNot InplaceMaskedFillScalar;
@@ -94,9 +94,20 @@ lowerings! {
         InplaceCopy InplaceFillScalar;
 }
 
-/// The operators of an op.
+/// What collectives compute beside HCCL's functions.
+const SUMS: [Lowering; 2] = {
+    let operators = &["aclnnInplaceAdd", "aclnnInplaceCopy"];
+    [Lowering { op: "all_reduce", operators }, Lowering { op: "reduce_scatter", operators }]
+};
+
+/// The operators of an op or a collective.
 pub(super) fn operators(op: &str) -> &'static [&'static str] {
-    LOWERINGS.iter().find(|l| l.op == op).map_or(&[], |l| l.operators)
+    LOWERINGS.iter().chain(&SUMS).find(|l| l.op == op).map_or(&[], |l| l.operators)
+}
+
+/// Why this CANN or chip cannot add up what ranks have.
+pub(super) fn lacking_for_sums(card: &Card) -> Option<String> {
+    call::lacking(card, SUMS[0].operators)
 }
 
 /// Whether the device can run the op in this form.

@@ -30,16 +30,10 @@ impl Slots {
         if c.ptr.is_some() {
             let capacity = idx.len();
             let (ptr, rows) = (View::of(&c.ptr).line(), c.rows as i64);
-            let place = s.counting(0, 1, capacity)?;
-            let (past, either) = (s.bools(&[capacity])?, s.bools(&[capacity])?);
-            s.ge(place, ptr.part(0, rows, 1), past)?;
-            s.logical_or(empty, past, either)?;
-            // Offsets may be those of later rows of a larger matrix, and begin where these do.
-            let (inside, all) = (s.bools(&[capacity])?, s.bools(&[capacity])?);
-            s.ge(place, ptr.part(0, 0, 1), inside)?;
-            let before = s.negated(inside)?;
-            s.logical_or(either, before, all)?;
+            let (outside, all) = (s.outside(ptr, rows, capacity)?, s.bools(&[capacity])?);
+            s.logical_or(empty, outside, all)?;
             empty = all;
+            let place = s.counting(0, 1, capacity)?;
             let (at, safe) = (s.ints(&[capacity])?, s.ints(&[capacity])?);
             s.search_sorted(ptr.part(0, 1, rows), place, true, true, None, at)?;
             s.clamp(at, 0.into(), (rows as i32 - 1).into(), safe)?;
@@ -125,6 +119,26 @@ fn bags(
 }
 
 impl AscendStream {
+    /// Which of `n` entries the offsets `[rows + 1]` leave out: those past the last, and those before the first, which offsets have
+    /// that are a part of those of a larger matrix.
+    fn outside(&mut self, offsets: View, rows: i64, n: i64) -> Result<View> {
+        let place = self.counting(0, 1, n)?;
+        let (past, begun, outside) = (self.bools(&[n])?, self.bools(&[n])?, self.bools(&[n])?);
+        self.ge(place, offsets.part(0, rows, 1), past)?;
+        self.ge(place, offsets.part(0, 0, 1), begun)?;
+        let before = self.negated(begun)?;
+        self.logical_or(past, before, outside)?;
+        Ok(outside)
+    }
+
+    /// The offsets of bags as the operator wants them: the first bag takes what lies before it, whose weights are 0.
+    fn bag_offsets(&mut self, offsets: View, rows: i64) -> Result<View> {
+        let starts = self.ints(&[rows])?;
+        self.copy(starts, offsets.part(0, 0, rows))?;
+        self.fill(starts.part(0, 0, 1), 0.into())?;
+        Ok(starts)
+    }
+
     /// Bags into `y = beta·y + bags`.
     fn add_bags(
         &mut self,
@@ -157,11 +171,7 @@ pub(super) fn sparse_mul(s: &mut AscendStream, o: &op::SparseMul) -> Result<()> 
         let values = slots.values(s, &o.s.vals)?;
         let (n, rows) = (values.len(), o.s.rows as i64);
         let offsets = if o.s.ptr.is_some() {
-            // What lies before the first offset is in its bag, and has the weight 0.
-            let offsets = s.ints(&[rows])?;
-            s.copy(offsets, View::of(&o.s.ptr).line().part(0, 0, rows))?;
-            s.fill(offsets.part(0, 0, 1), 0.into())?;
-            offsets
+            s.bag_offsets(View::of(&o.s.ptr).line(), rows)?
         } else {
             s.counting(0, o.s.vals.cols as i64, rows)?
         };
@@ -284,14 +294,13 @@ pub(super) fn sparse_outer(s: &mut AscendStream, o: &op::SparseOuter) -> Result<
     }
     let (entries, columns) = (o.by.row.cols as i64, o.y.rows as i64);
     let starts = View::of(&o.by.col_ptr).line();
-    let place = s.counting(0, 1, entries)?;
-    let past = s.bools(&[entries])?;
-    s.ge(place, starts.part(0, columns, 1), past)?;
+    let outside = s.outside(starts, columns, entries)?;
     let (slot, row, weights) = (s.ints(&[entries])?, s.ints(&[entries])?, s.floats(&[entries])?);
     let values = s.gapless(View::of(&o.vals))?;
     s.clamp(View::of(&o.by.slot).line(), 0.into(), (values.len() as i32 - 1).into(), slot)?;
     s.clamp(View::of(&o.by.row).line(), 0.into(), (o.x.rows as i32 - 1).into(), row)?;
     s.index_select(values.shaped(&[values.len()]), 0, slot, weights)?;
-    s.masked_fill(weights, past, ZERO)?;
-    s.add_bags(y, o.beta, View::of(&o.x), row, starts.part(0, 0, columns), weights)
+    s.masked_fill(weights, outside, ZERO)?;
+    let offsets = s.bag_offsets(starts, columns)?;
+    s.add_bags(y, o.beta, View::of(&o.x), row, offsets, weights)
 }

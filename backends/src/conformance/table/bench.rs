@@ -110,7 +110,7 @@ fn selection(t: &mut Table) {
 }
 
 fn codes(t: &mut Table) {
-    let c = Codes { rows: B, k: 50, n: F, ragged: false, holes: false };
+    let c = Codes { rows: B, k: 50, n: F, ragged: false, holes: false, later: false };
     t.add("SparseMul", format!("{B} x 50 in {F} x {D}"), CLOSE, move |b| sparse::mul(b, c, D, true, 0.0));
     t.add("SparseDot", format!("{B} x 50 in {F} x {D}"), CLOSE, move |b| sparse::dot(b, c, D));
     t.add("Scatter", format!("{B} x 50 in {F}"), CLOSE, move |b| sparse::scatter(b, c, 0.0));

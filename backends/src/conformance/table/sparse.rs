@@ -4,6 +4,10 @@ use super::{CLOSE, EXACT, Table, tag};
 use crate::conformance::build::{Build, Codes};
 use lm_saes_runtime::{Op, op};
 
+/// Ragged, with holes, with offsets that begin later.
+pub(super) const KINDS: [(bool, bool, bool); 4] =
+    [(false, false, false), (false, true, false), (true, false, false), (true, false, true)];
+
 /// Shapes of codes: fixed with and without holes, ragged, k from 0 to more than the columns.
 pub(super) fn shapes() -> Vec<(Codes, u64)> {
     let mut list = Vec::new();
@@ -11,8 +15,8 @@ pub(super) fn shapes() -> Vec<(Codes, u64)> {
         [(1, 1, 1), (7, 3, 9), (64, 8, 63), (65, 50, 200), (3, 12, 9), (5, 0, 6), (0, 4, 6), (9, 7, 5000)]
     {
         for width in [1, 7, 64, 65, 130, 0] {
-            for (ragged, holes) in [(false, false), (false, true), (true, false)] {
-                list.push((Codes { rows, k, n, ragged, holes }, width));
+            for (ragged, holes, later) in KINDS {
+                list.push((Codes { rows, k, n, ragged, holes, later }, width));
             }
         }
     }
@@ -20,8 +24,8 @@ pub(super) fn shapes() -> Vec<(Codes, u64)> {
 }
 
 pub(super) fn name(c: Codes) -> String {
-    let (ragged, holes) = (tag(c.ragged, " ragged"), tag(c.holes, " holes"));
-    format!("{} rows of {} in {}{ragged}{holes}", c.rows, c.k, c.n)
+    let (ragged, holes, later) = (tag(c.ragged, " ragged"), tag(c.holes, " holes"), tag(c.later, " later"));
+    format!("{} rows of {} in {}{ragged}{holes}{later}", c.rows, c.k, c.n)
 }
 
 pub(super) fn products(t: &mut Table) {

@@ -61,9 +61,9 @@ fn penalty_shapes(t: &mut Table, kind: PenaltyKind, p: f32, f: Factors, factors:
             penalty_case(b, kind, p, f, codes)
         });
     }
-    for (ragged, holes) in [(false, true), (true, false)] {
+    for &(ragged, holes, later) in &sparse::KINDS[1..] {
         for (rows, k, n) in [(1, 1, 1), (9, 7, 65), (4, 12, 9), (0, 3, 4)] {
-            let c = Codes { rows, k, n, ragged, holes };
+            let c = Codes { rows, k, n, ragged, holes, later };
             t.add("Penalty", format!("{factors} {}", sparse::name(c)), CLOSE, move |b| {
                 let (codes, _) = b.codes(c);
                 penalty_case(b, kind, p, f, codes)
