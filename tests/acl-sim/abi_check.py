@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """Compares the back end's header (backends/ascend/acl.h) with the vendor's own headers inside a PyPI wheel of torch-npu:
-the type of every function and the value of every constant, by static_assert (in C++, because the vendor's headers are no C).
+the type of every function, the value of every constant and the layout of every struct, by static_assert (in C++, because the vendor's
+headers are no C).
 
     abi_check.py [VERSION | WHEEL | FOLDER ...]     (of torch-npu; default 2.1.0.post12 for ACL 1.12 and 2.14.0 for ACL 1.17)
 
-The wheel's headers hold the runtime and HCCL, not the operators; what it lacks is counted, not passed over. Exit status: 0
-everything found agrees, 1 something differs, 77 nothing could be compared (no wheel, no compiler). Nothing of the wheel is kept.
+A folder is an unpacked wheel or an installation of CANN. Without arguments the installation that ASCEND_HOME_PATH names is compared as
+well. The wheel's headers hold the runtime and HCCL, an installation's the operators too; what is lacking is counted, not passed over.
+Exit status: 0 everything found agrees, 1 something differs, 77 nothing could be compared (no wheel, no compiler). Nothing of the wheel
+is kept.
 """
 import glob, os, re, shutil, subprocess, sys, tempfile, zipfile
 
@@ -49,7 +52,12 @@ def headers(wheel, folder):
 
 
 def include_roots(folder):
-    roots = set()
+    """Of an installation, or of an unpacked wheel."""
+    installed = [folder + "/include", *glob.glob(folder + "/*-linux/include")]
+    installed += [folder + "/opp/built-in/op_impl/ai_core/tbe/op_api/include"]
+    roots = {r + "/" for r in installed if any(os.path.isdir(f"{r}/{d}") for d in ("acl", "aclnn", "aclnnop"))}
+    if roots:
+        return sorted(roots)
     for header in ("acl/acl.h", "hccl/hccl.h"):
         for path in glob.glob(f"{folder}/**/{header}", recursive=True):
             root = path[: -len(header)]
@@ -70,9 +78,25 @@ def compile_with(source, roots, folder, *flags):
     return subprocess.run(command, capture_output=True, text=True)
 
 
+def operator_headers(roots, functions):
+    """Those of an installation that declare operators we use."""
+    wanted = {f for f in functions if f.startswith("aclnn")}
+    found = []
+    for root in roots:
+        for path in sorted(glob.glob(root + "aclnnop/*.h")):
+            if wanted & set(re.findall(r"\b(aclnn\w+)\s*\(", open(path, errors="replace").read())):
+                found.append(path[len(root):])
+    return list(dict.fromkeys(found))
+
+
+# Structs that are passed by pointer, with their bytes and alignment in our header.
+LAYOUTS = {"HcclRootInfo": (4108, 1)}
+
+
 def compare(name, roots, folder):
     functions, constants = ours()
-    found = [h for h in ("acl/acl.h", "hccl/hccl_types.h", "hccl/hccl.h") if any(os.path.exists(r + h) for r in roots)]
+    headers = ("acl/acl.h", "aclnn/acl_meta.h", "hccl/hccl_types.h", "hccl/hccl.h")
+    found = [h for h in headers if any(os.path.exists(r + h) for r in roots)] + operator_headers(roots, functions)
     base = "".join(f"#include <{h}>\n" for h in found)
     expanded = compile_with(base, roots, folder, "-E", "-P")
     macros = compile_with(base, roots, folder, "-E", "-dM")
@@ -89,6 +113,10 @@ def compare(name, roots, folder):
         lines.append(f"typedef {prototype};")
         lines.append(f'static_assert(std::is_same<decltype({f}), ours_{f}>::value, "type of {f}");')
     lines += [f'static_assert(({c}) == {constants[c]}, "value of {c}");' for c in numbers]
+    layouts = [s for s in LAYOUTS if s in values]
+    for s in layouts:
+        size, alignment = LAYOUTS[s]
+        lines.append(f'static_assert(sizeof({s}) == {size} && alignof({s}) == {alignment}, "layout of {s}");')
     result = compile_with("\n".join(lines) + "\n", roots, folder, "-fsyntax-only")
     version = re.search(r"ACL_MAJOR_VERSION\s+(\d+)[\s\S]*?ACL_MINOR_VERSION\s+(\d+)", macros.stdout)
     acl = f", ACL {version.group(1)}.{version.group(2)}" if version else ""
@@ -101,8 +129,11 @@ def compare(name, roots, folder):
     if len(there) < 60 or len(numbers) < 100:
         print(f"{name}{acl}: only {len(there)} functions and {len(numbers)} values were found: the headers were not understood")
         return False
-    print(f"{name}{acl}: {len(there)} function types and {len(numbers)} values agree with the vendor's headers")
-    print(f"  not in these headers: {len(functions) - len(runtime)} operator functions, and {len(lacking)} others: {' '.join(lacking)}")
+    agree = f"{len(there)} function types, {len(numbers)} values and {len(layouts)} struct layouts"
+    print(f"{name}{acl}: {agree} agree with the vendor's headers")
+    operators = [f for f in functions if f.startswith("aclnn") and f not in known]
+    named = f": {' '.join(operators)}" if 0 < len(operators) < len(functions) - len(runtime) else ""
+    print(f"  not in these headers: {len(operators)} operator functions{named}, and {len(lacking)} others: {' '.join(lacking)}")
     missing = sorted(set(constants) - set(numbers))
     print(f"  values not in these headers: {' '.join(missing) or 'none'}")
     return True
@@ -118,7 +149,14 @@ def catches_mistakes(roots, folder):
 
 
 def main():
-    asked = sys.argv[1:] or ["2.1.0.post12", "2.14.0"]
+    asked = sys.argv[1:]
+    if not asked:
+        asked = ["2.1.0.post12", "2.14.0"]
+        home = os.environ.get("ASCEND_HOME_PATH")
+        if home and include_roots(home):
+            asked.append(home)
+        else:
+            print(f"no installation to compare with: ASCEND_HOME_PATH is {home or 'not set'}" + (", which has no headers" if home else ""))
     if shutil.which(CXX) is None:
         print("SKIPPED: comparing with the vendor's headers needs a C++ compiler (CXX)")
         return 77
@@ -138,7 +176,7 @@ def main():
                 print(f"SKIPPED: {item} holds no headers of ACL")
                 continue
             done += 1
-            good &= compare(f"torch-npu {os.path.basename(item)}", roots, folder)
+            good &= compare(item if os.path.isdir(item) else f"torch-npu {os.path.basename(item)}", roots, folder)
             if not catches_mistakes(roots, folder):
                 print("the comparison lets mistakes through")
                 good = False

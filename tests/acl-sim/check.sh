@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The Ascend back end on the simulator, beyond what `cargo test` does: samples of the conformance table where nothing runs until
 # waited for, in other orders of streams, with noise on computed values, with the other release's names, on other chips.
-#   check.sh TEST_BINARY      (of backends/tests/ascend_on_sim.rs)
+#   check.sh TEST_BINARY      (of backends/tests/ascend_on_sim)
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 tests="$1"

@@ -25,6 +25,19 @@ pub type aclrtStream = *mut std::ffi::c_void;
 pub type aclrtEvent = *mut std::ffi::c_void;
 pub type aclmdlRI = *mut std::ffi::c_void;
 pub type aclFloat16 = u16;
+pub type HcclResult = u32;
+pub type HcclDataType = u32;
+pub type HcclReduceOp = u32;
+pub type HcclComm = *mut std::ffi::c_void;
+
+/// Bytes of a root.
+pub const ROOT_BYTES: usize = 4108;
+
+/// What one rank makes and all others are given.
+#[repr(C)]
+pub struct HcclRootInfo {
+    bytes: [c_char; ROOT_BYTES],
+}
 
 /// Opaque objects, used only by pointer.
 pub enum aclTensor {}
@@ -79,6 +92,12 @@ constants! {
     ACL_ERROR_RT_LOST_HEARTBEAT = 507010, ACL_ERROR_RT_AICORE_TIMEOUT = 507014,
     ACL_ERROR_RT_AICORE_EXCEPTION = 507015, ACL_ERROR_RT_VECTOR_CORE_EXCEPTION = 507035,
     ACL_ERROR_RT_STREAM_SYNC_TIMEOUT = 507046,
+    HCCL_SUCCESS = 0, HCCL_E_PARA = 1, HCCL_E_PTR = 2, HCCL_E_INTERNAL = 4, HCCL_E_NOT_SUPPORT = 5, HCCL_E_TIMEOUT = 9,
+    HCCL_E_RUNTIME = 15, HCCL_E_NETWORK = 19, HCCL_E_REMOTE = 21,
+    HCCL_DATA_TYPE_INT8 = 0, HCCL_DATA_TYPE_INT16 = 1, HCCL_DATA_TYPE_INT32 = 2, HCCL_DATA_TYPE_FP16 = 3,
+    HCCL_DATA_TYPE_FP32 = 4, HCCL_DATA_TYPE_INT64 = 5, HCCL_DATA_TYPE_UINT64 = 6, HCCL_DATA_TYPE_UINT8 = 7,
+    HCCL_DATA_TYPE_UINT16 = 8, HCCL_DATA_TYPE_UINT32 = 9, HCCL_DATA_TYPE_FP64 = 10, HCCL_DATA_TYPE_BFP16 = 11,
+    HCCL_REDUCE_SUM = 0, HCCL_REDUCE_PROD = 1, HCCL_REDUCE_MAX = 2, HCCL_REDUCE_MIN = 3,
 }
 
 /// Codes of the operator library; no public header that clients include names them.
@@ -118,6 +137,11 @@ pub trait Failed {
 impl Failed for i32 {
     fn failed(code: i32) -> Self {
         code
+    }
+}
+impl Failed for u32 {
+    fn failed(code: i32) -> Self {
+        code as u32
     }
 }
 impl Failed for usize {
@@ -181,8 +205,13 @@ fn c_type(rust: &str) -> String {
 /// One `name|prototype` a line for every exported function, then `name=value` for every constant.
 pub fn text() -> String {
     let mut out = String::new();
-    let runtime = [crate::runtime::FUNCTIONS, crate::streams::FUNCTIONS, crate::objects::FUNCTIONS];
-    for (name, arguments, ret) in runtime.into_iter().flatten() {
+    let runtime = [
+        crate::runtime::FUNCTIONS,
+        crate::copies::FUNCTIONS,
+        crate::objects::FUNCTIONS,
+        crate::hccl::FUNCTIONS,
+    ];
+    for (name, arguments, ret) in runtime.into_iter().chain(crate::streams::FUNCTIONS).flatten() {
         let arguments: Vec<String> = arguments.iter().map(|a| c_type(a)).collect();
         let arguments = if arguments.is_empty() { "void".to_owned() } else { arguments.join(", ") };
         out += &format!("{name}|{} ({arguments})\n", c_type(ret));

@@ -47,6 +47,8 @@ pub struct Config {
     pub perturb: u32,
     /// Milliseconds after which a task that hangs is reported by an unbounded wait.
     pub op_timeout: u64,
+    /// Milliseconds a rank is waited for, at its coming and in every collective.
+    pub hccl_timeout: u64,
     pub version: (i32, i32, i32),
     pub calls: Vec<Failure>,
     pub tasks: Vec<Failure>,
@@ -65,6 +67,7 @@ impl Default for Config {
             seed: 0,
             perturb: 0,
             op_timeout: 1000,
+            hccl_timeout: 60_000,
             version: (1, 13, 0),
             calls: Vec::new(),
             tasks: Vec::new(),
@@ -118,6 +121,7 @@ impl Config {
             "seed" => self.seed = value.parse().ok()?,
             "perturb" => self.perturb = value.parse().ok()?,
             "op_timeout" => self.op_timeout = value.parse().ok()?,
+            "hccl_timeout" => self.hccl_timeout = value.parse().ok()?,
             "trace" => self.trace = value == "1",
             "leaks" if value == "allowed" => self.leaks_allowed = true,
             "version" => {

@@ -11,7 +11,7 @@ use crate::{
         value::{Data, View, perturb},
     },
     order::Access,
-    streams::{Task, resolve, submit},
+    streams::{Task, Wrong, resolve, submit},
     world::{World, fail, ready, violation, world},
 };
 use std::{collections::HashMap, ffi::c_void, sync::Arc};
@@ -283,7 +283,7 @@ pub fn phase2(
     let (plan, bytes, outputs) = (e.plan.clone(), e.workspace, e.outputs.clone());
     let noise = if e.spec.noisy { w.config.perturb } else { 0 };
     let seed = w.random();
-    let run = move || {
+    let run = move || -> Result<(), Wrong> {
         let scribble = || {
             if bytes > 0 {
                 // SAFETY: the workspace was checked, and freeing it before now is a violation.

@@ -6,7 +6,9 @@
 
 mod abi;
 mod config;
+mod copies;
 mod executor;
+mod hccl;
 mod memory;
 mod objects;
 mod ops;

@@ -2,7 +2,8 @@
 //! failures, and the report of what is still alive.
 
 use crate::{
-    config::Config, executor::Executors, memory::Memory, objects::Objects, order::Order, streams::Streams,
+    config::Config, executor::Executors, hccl::Comms, memory::Memory, objects::Objects, order::Order,
+    streams::Streams,
 };
 use std::{
     cell::{Cell, RefCell},
@@ -33,6 +34,7 @@ pub struct World {
     pub streams: Streams,
     pub objects: Objects,
     pub executors: Executors,
+    pub comms: Comms,
     pub deterministic: i64,
     random: u64,
     last_handle: usize,
@@ -58,6 +60,7 @@ impl World {
             streams: Streams::default(),
             objects: Objects::default(),
             executors: Executors::default(),
+            comms: Comms::default(),
             deterministic: 0,
             random,
             last_handle: 0x5000_0000_0000_0000,
@@ -85,6 +88,7 @@ impl World {
         self.streams.alive(&mut out);
         self.objects.alive(&mut out);
         self.executors.alive(&mut out);
+        self.comms.alive(&mut out);
         out
     }
 }

@@ -27,7 +27,7 @@ fn declared(header: &str) -> Vec<String> {
             continue;
         }
         let name = before.rsplit(|c: char| !c.is_alphanumeric() && c != '_').find(|w| !w.is_empty());
-        names.extend(name.filter(|n| n.starts_with("acl")).map(str::to_owned));
+        names.extend(name.filter(|n| n.starts_with("acl") || n.starts_with("Hccl")).map(str::to_owned));
     }
     names
 }
@@ -56,6 +56,7 @@ fn the_back_ends_header_and_the_simulator_agree_on_every_function_and_value() {
         }
     }
     let mut values = 0;
+    c += "_Static_assert(sizeof(HcclRootInfo) == 4108 && _Alignof(HcclRootInfo) == 1, \"HcclRootInfo\");\n";
     for (name, value) in interface.lines().filter_map(|l| l.split_once('=')) {
         if text.contains(&format!("    {name} = ")) {
             c += &format!("_Static_assert({name} == {value}, \"{name}\");\n");

@@ -138,6 +138,53 @@ const EVERY: &[i64] = &[
     ACL_BOOL,
     ACL_BF16,
 ];
+/// What is compared for being equal, for not being equal, for not being greater.
+const EQUAL: &[i64] = &[
+    ACL_DOUBLE,
+    ACL_FLOAT16,
+    ACL_FLOAT,
+    ACL_BF16,
+    ACL_INT64,
+    ACL_INT32,
+    ACL_INT8,
+    ACL_UINT8,
+    ACL_BOOL,
+    ACL_INT16,
+    ACL_UINT32,
+    ACL_UINT64,
+];
+const UNEQUAL: &[i64] = &[
+    ACL_DOUBLE,
+    ACL_FLOAT16,
+    ACL_FLOAT,
+    ACL_BF16,
+    ACL_INT64,
+    ACL_INT32,
+    ACL_INT8,
+    ACL_UINT8,
+    ACL_BOOL,
+    ACL_INT16,
+    ACL_UINT64,
+];
+const AT_MOST: &[i64] = &[
+    ACL_INT8,
+    ACL_UINT8,
+    ACL_INT16,
+    ACL_INT32,
+    ACL_INT64,
+    ACL_FLOAT16,
+    ACL_UINT16,
+    ACL_BF16,
+    ACL_FLOAT,
+    ACL_DOUBLE,
+    ACL_BOOL,
+    ACL_UINT64,
+];
+const SIGNED: &[i64] = &[ACL_INT8, ACL_INT32, ACL_INT64, ACL_FLOAT16, ACL_BF16, ACL_FLOAT, ACL_DOUBLE];
+const TANH: &[i64] =
+    &[ACL_FLOAT, ACL_FLOAT16, ACL_BOOL, ACL_UINT8, ACL_INT8, ACL_INT16, ACL_INT32, ACL_INT64, ACL_BF16];
+const SUMMED_UP: &[i64] =
+    &[ACL_FLOAT, ACL_FLOAT16, ACL_BF16, ACL_INT32, ACL_INT64, ACL_INT16, ACL_INT8, ACL_UINT8, ACL_BOOL];
 const RELU: &[i64] = &[ACL_FLOAT, ACL_FLOAT16, ACL_INT8, ACL_INT32, ACL_INT64, ACL_BF16];
 const EXP: &[i64] = &[ACL_FLOAT, ACL_FLOAT16, ACL_DOUBLE, ACL_BOOL, ACL_INT64, ACL_BF16];
 const INDEX: &[i64] = &[ACL_INT64, ACL_INT32];
@@ -229,7 +276,7 @@ operators! {
     InplaceMuls(both selfRef: O[NUMBERS], value other: S) ALL exact => el::inplace_muls;
     Div(input self_: T[NUMBERS], input other: T[NUMBERS], out out: O[NUMBERS]) NO_310P noisy => el::div;
     Divs(input self_: T[NUMBERS], value other: S, out out: O[NUMBERS]) NO_310P noisy => el::divs;
-    Neg(input self_: T[NUMBERS], out out: O[NUMBERS]) NO_310P exact => el::neg;
+    Neg(input self_: T[SIGNED], out out: O[SIGNED]) NO_310P exact => el::neg;
     Reciprocal(input self_: T[NUMBERS], out out: O[FLOATS64]) ALL noisy => el::reciprocal;
     PowTensorScalar(input self_: T[NUMBERS], value exponent: S, out out: T[EVERY]) ALL noisy => el::pow_scalar;
     Abs(input self_: T[NUMBERS], out out: O[NUMBERS]) ALL exact => el::abs;
@@ -238,12 +285,12 @@ operators! {
     Relu(input self_: T[RELU], out out: T[RELU]) NO_310P exact => el::relu;
     GeluV2(input x: T[FLOATS], value approximate: i64, out y: O[FLOATS]) ALL noisy => el::gelu;
     Silu(input self_: T[FLOATS], out out: O[FLOATS]) ALL noisy => el::silu;
-    Tanh(input self_: T[NUMBERS], out out: O[FLOATS]) NO_310P noisy => el::tanh;
+    Tanh(input self_: T[TANH], out out: O[FLOATS]) NO_310P noisy => el::tanh;
     Exp(input self_: T[EXP], out out: O[FLOATS64]) NEW noisy => el::exp;
     Sqrt(input self_: T[NUMBERS], out out: O[FLOATS64]) NO_310P exact => el::sqrt;
 
     Softmax(input self_: T[FLOATS64], value dim: i64, out out: O[FLOATS64]) ALL noisy => nm::softmax;
-    LogSumExp(input self_: T[NUMBERS], value dim: I, value keepDim: bool, out out: O[FLOATS]) ALL noisy => rd::log_sum_exp;
+    LogSumExp(input self_: T[SUMMED_UP], value dim: I, value keepDim: bool, out out: O[FLOATS]) ALL noisy => rd::log_sum_exp;
     LayerNorm(input input: T[FLOATS], value normalizedShape: I, option weightOptional: T[FLOATS],
         option biasOptional: T[FLOATS], value eps: f64, out out: O[FLOATS], out_option meanOutOptional: O[FLOATS],
         out_option rstdOutOptional: O[FLOATS]) NO_310P noisy => nm::layer_norm;
@@ -285,15 +332,15 @@ operators! {
     GtScalar(input self_: T[EVERY], value other: S, out out: O[EVERY]) ALL exact => el::gt_scalar;
     GeScalar(input self_: T[EVERY], value other: S, out out: O[EVERY]) ALL exact => el::ge_scalar;
     LtScalar(input self_: T[EVERY], value other: S, out out: O[EVERY]) NO_310P exact => el::lt_scalar;
-    LeScalar(input self_: T[EVERY], value other: S, out out: O[EVERY]) ALL exact => el::le_scalar;
-    EqScalar(input self_: T[EVERY], value other: S, out out: O[EVERY]) NO_310P exact => el::eq_scalar;
-    NeScalar(input self_: T[EVERY], value other: S, out out: O[EVERY]) NO_310P exact => el::ne_scalar;
+    LeScalar(input self_: T[AT_MOST], value other: S, out out: O[EVERY]) ALL exact => el::le_scalar;
+    EqScalar(input self_: T[EQUAL], value other: S, out out: O[EVERY]) NO_310P exact => el::eq_scalar;
+    NeScalar(input self_: T[UNEQUAL], value other: S, out out: O[EVERY]) NO_310P exact => el::ne_scalar;
     GtTensor(input self_: T[EVERY], input other: T[EVERY], out out: O[EVERY]) ALL exact => el::gt_tensor;
     GeTensor(input self_: T[EVERY], input other: T[EVERY], out out: O[EVERY]) ALL exact => el::ge_tensor;
     LtTensor(input self_: T[EVERY], input other: T[EVERY], out out: O[EVERY]) ALL exact => el::lt_tensor;
     LeTensor(input self_: T[EVERY], input other: T[EVERY], out out: O[EVERY]) ALL exact => el::le_tensor;
     NeTensor(input self_: T[EVERY], input other: T[EVERY], out out: O[EVERY]) NO_310P exact => el::ne_tensor;
-    EqTensor(input self_: T[EVERY], input other: T[EVERY], out out: O[EVERY]) NO_310P exact => el::eq_tensor;
+    EqTensor(input self_: T[EQUAL], input other: T[EQUAL], out out: O[EVERY]) NO_310P exact => el::eq_tensor;
     LogicalAnd(input self_: T[NUMBERS], input other: T[NUMBERS], out out: O[NUMBERS]) ALL exact => el::logical_and;
     LogicalOr(input self_: T[NUMBERS], input other: T[NUMBERS], out out: O[EVERY]) ALL exact => el::logical_or;
     LogicalNot(input self_: T[NUMBERS], out out: O[NUMBERS]) ALL exact => el::logical_not;

@@ -5,8 +5,10 @@
 
 mod acl;
 mod devices;
+mod documented;
 mod faults;
 mod graphs;
+mod hccl;
 mod memory;
 mod operators;
 mod order;
@@ -58,8 +60,10 @@ fn a_client_of_its_own() {
     let Ok(name) = std::env::var("ACL_SIM_CLIENT") else { return };
     let all = [
         devices::CLIENTS,
+        documented::CLIENTS,
         faults::CLIENTS,
         graphs::CLIENTS,
+        hccl::CLIENTS,
         memory::CLIENTS,
         operators::CLIENTS,
         order::CLIENTS,
