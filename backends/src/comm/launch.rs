@@ -159,6 +159,14 @@ impl Joined {
         }
     }
 
+    /// Number of ranks.
+    pub const fn size(&self) -> usize {
+        match self {
+            Self::Mpi(mpi) => mpi.size(),
+            Self::Tcp(tcp) => tcp.size(),
+        }
+    }
+
     /// All ranks. Groups must be gone before this value is dropped.
     pub fn world(&self) -> Box<dyn Comm> {
         match self {
