@@ -434,7 +434,7 @@ fn a_snapshot_has_the_moments_of_all_ranks_and_any_number_of_them_takes_it_up() 
     let whole = run(&tree("whole"), 4, Start::Fresh, u64::MAX);
     let mut parts = run(&tree("parts"), 4, Start::Fresh, 7);
     let file = |name: &str, step: u64| {
-        TensorFile::open(&dir.path().join(format!("{name}/checkpoints/step_{step}/optimizer.safetensors")))
+        TensorFile::open(dir.path().join(format!("{name}/checkpoints/step_{step}/optimizer.safetensors")))
             .unwrap()
     };
     let (of_four, alone) = (file("parts", 7), {

@@ -16,10 +16,6 @@ use std::{sync::Arc, time::Duration};
 ///
 /// # Errors
 /// A rank that is not there, or an engine that does not start.
-#[cfg_attr(
-    not(feature = "cuda"),
-    expect(clippy::unnecessary_wraps, reason = "without GPUs nothing is asked")
-)]
 pub fn on_device(
     device: &Arc<dyn Device>,
     base: Box<dyn Comm>,
