@@ -51,7 +51,8 @@ fn rows() -> Vec<Row> {
 }
 
 fn settings(row: &Row, ranks: usize) -> TrainSettings {
-    let mut trainer = json!({"total_training_tokens": 1 << 24, "lr": 1e-4, "exp_result_path": "unused"});
+    let mut trainer = json!({"total_training_tokens": 1 << 24, "lr": 1e-4, "k_warmup_steps": 0,
+                              "exp_result_path": "unused"});
     row.trainer.as_object().into_iter().flatten().for_each(|(key, value)| trainer[key] = value.clone());
     let tree = json!({
         "sae_name": "bench", "sae_series": "bench", "device_type": "cpu", "eval": false, "data_parallel_size": ranks,

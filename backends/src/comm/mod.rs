@@ -23,12 +23,13 @@ pub fn on_device(
 ) -> Result<(Box<dyn Comm>, String)> {
     #[cfg(feature = "cuda")]
     if device.info().name.starts_with("cuda") {
-        return Ok(match crate::cuda::nccl::Nccl::join(device, base, patience)? {
-            Ok(nccl) => {
+        use crate::cuda::nccl::{Found, Nccl};
+        return Ok(match Nccl::join(device, base, patience)? {
+            Found::Nccl(nccl) => {
                 let what = nccl.describe();
-                (Box::new(nccl), what)
+                (nccl, what)
             }
-            Err((base, why)) => (base, format!("host memory ({why})")),
+            Found::Missing(base, why) => (base, format!("host memory ({why})")),
         });
     }
     let _ = (device, patience);

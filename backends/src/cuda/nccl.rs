@@ -155,6 +155,14 @@ pub struct Nccl {
     broken: bool,
 }
 
+/// What ranks on cards have found.
+pub enum Found {
+    /// All of them have NCCL.
+    Nccl(Box<Nccl>),
+    /// One has not; the engine they came with, and why.
+    Missing(Box<dyn Comm>, String),
+}
+
 // SAFETY: communicator and event are used by one thread at a time, with their context made current there.
 unsafe impl Send for Nccl {}
 
@@ -164,23 +172,17 @@ impl Nccl {
     ///
     /// # Errors
     /// A rank that is not there, or a communicator that does not start.
-    pub fn join(
-        device: &Arc<dyn Device>,
-        base: Box<dyn Comm>,
-        patience: Duration,
-    ) -> Result<std::result::Result<Self, (Box<dyn Comm>, String)>> {
+    pub fn join(device: &Arc<dyn Device>, base: Box<dyn Comm>, patience: Duration) -> Result<Found> {
         let api = Api::open();
         let (rank, mut group) = (base.rank(), Meeting { device, base });
         let told = group.gather(api.as_ref().err().map_or("", |e| e).as_bytes())?;
         if let Some((other, why)) = told.iter().enumerate().find(|(_, why)| !why.is_empty()) {
             let why = String::from_utf8_lossy(why);
-            return Ok(Err((
-                group.base,
-                if other == rank { why.into() } else { format!("rank {other}: {why}") },
-            )));
+            let why = if other == rank { why.into() } else { format!("rank {other}: {why}") };
+            return Ok(Found::Missing(group.base, why));
         }
         let api = Arc::new(api.map_err(|text| failed("dlopen", 0, text))?);
-        Self::form(device, group.base, api, patience).map(Ok)
+        Self::form(device, group.base, api, patience).map(|nccl| Found::Nccl(Box::new(nccl)))
     }
 
     /// What connects the ranks, for people.

@@ -8,6 +8,8 @@ use std::ops::Range;
 /// Bytes of a gradient that is kept which are exchanged at a time: enough to be worth a message, few enough that the first are there
 /// soon.
 const PIECE: usize = 16 << 20;
+/// Pieces of more rows than this have a multiple of them, which most numbers of ranks divide without rest.
+const EVEN: usize = 256;
 
 /// Rows of a parameter whose gradient comes at once.
 #[derive(Clone, Debug)]
@@ -94,6 +96,7 @@ pub(crate) fn by_rows(pieces: &[Piece], param: usize) -> Vec<usize> {
 fn kept(p: &Param) -> impl Iterator<Item = Range<usize>> + use<> {
     let rows = p.value.rows();
     let step = (PIECE / size_of::<f32>() / p.value.cols().max(1)).max(1);
+    let step = if step > EVEN { step / EVEN * EVEN } else { step };
     (0..rows).step_by(step).map(move |first| first..rows.min(first + step))
 }
 
