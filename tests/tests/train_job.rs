@@ -8,7 +8,7 @@ use lm_saes::{
     training::{Ended, Observer, Progress, Silent, evaluate, snapshot},
 };
 use lm_saes_backends::registry;
-use lm_saes_tests::tiny::{D_MODEL, HOOK, job, settings, world};
+use lm_saes_tests::tiny::{D_MODEL, HOOK, dictionary, job, settings, world};
 use serde_json::{Value, json};
 use std::{fs, ops::ControlFlow, path::Path};
 
@@ -59,6 +59,67 @@ fn a_dictionary_of_another_models_weights_is_refused_unless_that_is_wanted() {
         "{e}"
     );
     evaluate(false).unwrap();
+}
+
+/// Other tools' records know a model by its name only.
+#[test]
+fn a_dictionary_of_another_models_name_is_refused_where_both_names_are_known() {
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path(), 60);
+    let hook = json!({"sae_type": "sae", "hook_point_in": HOOK, "hook_point_out": HOOK, "d_model": D_MODEL,
+                      "expansion_factor": 2, "act_fn": "relu"});
+    dictionary(dir.path(), &hook);
+    let config = dir.path().join("dictionary/config.json");
+    let mut record: Value = serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
+    record["lm_saes"]["model_name"] = json!("gpt2-small");
+    fs::write(&config, record.to_string()).unwrap();
+    let run = |name: Option<&str>, strict: bool| {
+        let mut tree = job(dir.path(), "out", &[]);
+        match name {
+            Some(name) => tree["model"]["model_name"] = json!(name),
+            None => drop(tree["model"].as_object_mut().unwrap().remove("model_name")),
+        }
+        let sae = json!({"pretrained_name_or_path": dir.path().join("dictionary"), "strict_loading": strict});
+        let mut e = json!({"sae": sae, "eval": {"total_eval_tokens": 200, "downstream_tokens": 100}});
+        for key in ["activation_factory", "model", "model_name", "datasets", "device_type"] {
+            e[key] = tree[key].take();
+        }
+        let settings: EvaluateSettings = from_tree(&e).unwrap();
+        runners::evaluate(&settings, &registry(), &mut Silent).map(drop).map_err(|e| e.to_string())
+    };
+    let e = run(Some("pythia-160m"), true).unwrap_err();
+    assert!(
+        e.contains("\"gpt2-small\"") && e.contains("\"pythia-160m\"") && e.contains("model_name ="),
+        "{e}"
+    );
+    run(Some("pythia-160m"), false).unwrap();
+    // The same model by another name, and a folder of which nobody said what it holds.
+    run(Some("openai-community/gpt2"), true).unwrap();
+    run(None, true).unwrap();
+    // Training that starts from a dictionary asks the same.
+    let from = format!("sae={}", json!({"pretrained_name_or_path": dir.path().join("dictionary")}));
+    let s = settings(dir.path(), "again", &[&from, "model.model_name=pythia-160m", "eval=false"]);
+    assert!(refusal(&s).contains("gpt2-small"));
+}
+
+/// Stops after five steps.
+struct Stop;
+impl Observer for Stop {
+    fn step(&mut self, p: &Progress) -> ControlFlow<()> {
+        if p.step == 5 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
+
+#[test]
+fn a_run_is_not_continued_on_other_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path(), 60);
+    let s = settings(dir.path(), "out", &["eval=false", "trainer.total_training_tokens=6400"]);
+    let stopped = runners::train(&s, &registry(), &mut Stop, Start::Fresh).unwrap();
+    assert_eq!(stopped.ended, Ended::Stopped);
+    finetune(dir.path());
+    let e = train(&s, Start::Resume).err().unwrap().to_string();
+    assert!(e.contains("model_weights") && e.contains("to resume"), "{e}");
 }
 
 #[test]
@@ -193,12 +254,6 @@ fn data_that_ends_early_still_gives_a_final_dictionary_and_can_go_on() {
 
 #[test]
 fn an_unfinished_run_is_not_thrown_away_by_accident() {
-    struct Stop;
-    impl Observer for Stop {
-        fn step(&mut self, p: &Progress) -> ControlFlow<()> {
-            if p.step == 5 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        }
-    }
     let dir = tempfile::tempdir().unwrap();
     world(dir.path(), 60);
     let s = settings(dir.path(), "out", &["eval=false"]);

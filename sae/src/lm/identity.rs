@@ -71,6 +71,22 @@ impl Fnv {
     }
 }
 
+/// Whether two names may mean one model: owners, case and punctuation aside, and the few models that TransformerLens calls
+/// otherwise than the hub.
+pub fn same_model(a: &str, b: &str) -> bool {
+    let plain = |name: &str| {
+        let last = name.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_lowercase();
+        let last = last.replace(['_', '.'], "-");
+        let last = last.strip_prefix("meta-").unwrap_or(&last);
+        match last {
+            "gpt2-small" => "gpt2".into(),
+            "mistral-7b" => "mistral-7b-v0-1".into(),
+            other => other.to_string(),
+        }
+    };
+    plain(a) == plain(b)
+}
+
 /// The commit a folder of the hub's cache is of.
 pub fn commit_of(path: &Path) -> Option<String> {
     let parts: Vec<_> = path.components().map(|c| c.as_os_str().to_string_lossy()).collect();
@@ -102,5 +118,30 @@ impl Room {
             Some(free) => Self { free, of: "this control group's limit" },
             None => Self { free, of: "this machine" },
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_one_model_are_known_as_such() {
+        for (a, b) in [
+            ("gpt2-small", "openai-community/gpt2"),
+            ("gemma-2-2b", "google/gemma-2-2b"),
+            ("meta-llama/Meta-Llama-3.1-8B", "meta-llama/Llama-3.1-8B"),
+            ("mistral-7b", "mistralai/Mistral-7B-v0.1"),
+            ("models/pythia-70m-deduped/", "EleutherAI/pythia-70m-deduped"),
+        ] {
+            assert!(same_model(a, b) && same_model(b, a), "{a} {b}");
+        }
+        for (a, b) in [
+            ("gpt2-small", "gpt2-medium"),
+            ("google/gemma-2-2b", "google/gemma-2-2b-it"),
+            ("pythia-70m-deduped", "EleutherAI/pythia-70m"),
+        ] {
+            assert!(!same_model(a, b), "{a} {b}");
+        }
     }
 }

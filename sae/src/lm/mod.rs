@@ -22,7 +22,7 @@ pub use chat::ChatTemplate;
 pub use forward::Tokens;
 pub use gguf::{Gguf, GgufWeights};
 pub use hooks::{Edit, EditFn, Output, Run};
-pub use identity::commit_of;
+pub use identity::{commit_of, same_model};
 pub use model::Lm;
 pub use tokenizer::{SpecialIds, Tokenizer};
 pub use weights::{HfDirectory, WeightSource};

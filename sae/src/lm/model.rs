@@ -24,6 +24,8 @@ pub struct Lm {
     pub(super) outer: Outer<Tensor>,
     pub(super) blocks: Vec<Block<Tensor>>,
     name: String,
+    /// Whether it was asked for by that name, not by a path alone.
+    named: bool,
     /// [`Noted::hash`].
     weights: String,
 }
@@ -76,7 +78,7 @@ impl Lm {
             blocks.push(up.block(block)?);
         }
         let (name, weights) = (name(settings), noted.hash());
-        Ok(Self { arch, outer, blocks, name, weights })
+        Ok(Self { arch, outer, blocks, name, named: is_named(settings), weights })
     }
 
     /// What the model at this path is, without loading its weights.
@@ -99,6 +101,11 @@ impl Lm {
     /// The name it was loaded under.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The name, where whoever loaded it said what the model is; a path alone says nothing.
+    pub fn stated_name(&self) -> Option<&str> {
+        self.named.then_some(&self.name)
     }
 
     /// A hash that tells its weights from those of other models, the same on every device and in every storage type.
@@ -212,9 +219,14 @@ impl Upload<'_> {
 
 /// What messages and checkpoints call the model. The default name is another model's, so a path alone names it by its last part.
 fn name(settings: &LanguageModelSettings) -> String {
-    let given = settings.model_name != LanguageModelSettings::default().model_name;
-    let folder = settings.model_from_pretrained_path.as_ref().filter(|_| !given).and_then(|p| p.file_name());
+    let path = settings.model_from_pretrained_path.as_ref().filter(|_| !is_named(settings));
+    let folder = path.and_then(|p| p.file_name());
     folder.map_or_else(|| settings.model_name.clone(), |f| f.to_string_lossy().into_owned())
+}
+
+fn is_named(settings: &LanguageModelSettings) -> bool {
+    let given = settings.model_name != LanguageModelSettings::default().model_name;
+    given || settings.model_from_pretrained_path.is_none()
 }
 
 #[cfg(test)]

@@ -116,7 +116,9 @@ pub fn generate(
         snapshot::clear(&s.output_dir)?;
     }
     let mut bench = Workbench::open(registry, &s.device_type, model, &factory, &datasets, observer)?;
-    let identity = json!([factory, datasets, model, s.storage(), s.batches_per_chunk(), bench.policy]);
+    let weights = bench.lm.weights_hash();
+    let identity =
+        json!([factory, datasets, model, s.storage(), s.batches_per_chunk(), bench.policy, weights]);
     // As it will look when read back.
     let identity: Value = serde_json::from_str(&identity.to_string()).unwrap_or(Value::Null);
     let mut source = LiveSource { stream: bench.stream()?, model: &*bench.lm };

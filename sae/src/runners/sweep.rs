@@ -178,7 +178,7 @@ impl Job<'_> {
     fn identities(&self) -> Result<Vec<(String, Value)>> {
         let of = |m: &SweepMember| {
             let sae = dictionary_settings(&m.settings)?;
-            Ok((m.name.clone(), identity(&m.settings, &sae)))
+            Ok((m.name.clone(), identity(&m.settings, &sae, &self.bench.lm)))
         };
         self.settings.members.iter().map(of).collect()
     }
@@ -195,7 +195,7 @@ impl Job<'_> {
         live: &mut LiveSource<'_>,
     ) -> Result<Trainer> {
         let settings = &member.settings;
-        let (dictionary, new) = dictionary(&mut self.bench.q, settings)?;
+        let (dictionary, new) = dictionary(&mut self.bench, settings)?;
         self.bench.check_hooks(&*dictionary)?;
         let top_k = dictionary.settings().act_fn().has_k().then(|| dictionary.settings().top_k());
         let schedules = Schedules::resolve(&settings.trainer, rows as u64, top_k)?;

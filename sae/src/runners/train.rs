@@ -4,6 +4,7 @@ use super::workbench::{Workbench, load_pretrained, open_queue};
 use crate::{
     Error, Result,
     dictionary::{Dictionary, ModelParts, build, checkpoint},
+    lm::Lm,
     parallel::{Mesh, Together, agree, on_primary},
     settings::{
         ActivationFactorySettings, DictionaryChoice, DictionarySettings, NormActivation, PretrainedSettings,
@@ -121,13 +122,13 @@ pub fn train_on(
     let root = settings.trainer.exp_result_path.clone();
     let mesh = bench.mesh.clone();
     let resume = on_primary(&mut bench.q, &mesh.world, |_| resume_from(settings, start))?;
-    let (mut dictionary, new) = dictionary(&mut bench.q, settings)?;
+    let (mut dictionary, new) = dictionary(bench, settings)?;
     bench.check_hooks(&*dictionary)?;
     let rows = bench.batch_rows()?;
     let own_rows = bench.own_rows(rows);
     let top_k = dictionary.settings().act_fn().has_k().then(|| dictionary.settings().top_k());
     let schedules = Schedules::resolve(&settings.trainer, rows as u64, top_k)?;
-    let identity = identity(settings, dictionary.settings());
+    let identity = identity(settings, dictionary.settings(), &bench.lm);
     let producer = Together { model: &*bench.lm, ranks: mesh.world.clone() };
     let mut stream = LiveSource { stream: bench.stream()?, model: &producer };
     let mut eval_tokens = if settings.eval { Some(bench.tokens()?) } else { None };
@@ -341,10 +342,18 @@ pub(super) fn clear_for(root: &Path, start: Start) -> Result<()> {
 }
 
 /// The dictionary to train, and whether it is new.
-pub(super) fn dictionary(q: &mut Queue, settings: &TrainSettings) -> Result<(Box<dyn Dictionary>, bool)> {
+pub(super) fn dictionary(
+    bench: &mut Workbench,
+    settings: &TrainSettings,
+) -> Result<(Box<dyn Dictionary>, bool)> {
+    // Training goes on in the normalised space, so nothing is folded on loading.
+    let load = |bench: &mut Workbench, p: &PretrainedSettings| {
+        let loaded = load_pretrained(&mut bench.q, p, false)?;
+        bench.check_model(&loaded.extras, p)?;
+        Ok((loaded.dictionary, false))
+    };
     match &settings.sae {
-        // Training goes on in the normalised space, so nothing is folded on loading.
-        DictionaryChoice::Pretrained(p) => Ok((load_pretrained(q, p, false)?.dictionary, false)),
+        DictionaryChoice::Pretrained(p) => load(bench, p),
         DictionaryChoice::Settings(s) => match s.pretrained() {
             Some(name) => {
                 let p = PretrainedSettings {
@@ -355,19 +364,21 @@ pub(super) fn dictionary(q: &mut Queue, settings: &TrainSettings) -> Result<(Box
                     dtype: s.dtype(),
                     batch_selection_at_inference: None,
                 };
-                Ok((load_pretrained(q, &p, false)?.dictionary, false))
+                load(bench, &p)
             }
-            None => Ok((build(q, s)?, true)),
+            None => Ok((build(&mut bench.q, s)?, true)),
         },
     }
 }
 
 /// What a resumed run must share with the one it continues.
-pub(super) fn identity(settings: &TrainSettings, dictionary: &DictionarySettings) -> Value {
+pub(super) fn identity(settings: &TrainSettings, dictionary: &DictionarySettings, lm: &Lm) -> Value {
     json!({
         "trainer": trainer_identity(&settings.trainer),
         "sae": dictionary,
         "data": data_identity(settings, &settings.activation_factory),
+        // The same path or name may lead to other weights by now.
+        "model_weights": lm.weights_hash(),
     })
 }
 

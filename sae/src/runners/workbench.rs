@@ -7,7 +7,7 @@ use crate::{
     data::{TokenPolicy, TokenStream, Tokenize},
     dictionary::{Dictionary, checkpoint},
     hub::{self, Facts, Hub, OpenOptions, client::hub_cache},
-    lm::{Lm, SpecialIds, Tokenizer, commit_of},
+    lm::{HfDirectory, Lm, SpecialIds, Tokenizer, commit_of, same_model},
     parallel::{Mesh, rows::most_rows},
     settings::{
         ActivationFactorySettings, DatasetSettings, DictionarySettings, LanguageModelSettings,
@@ -108,14 +108,21 @@ impl Workbench {
         identity
     }
 
-    /// Refuses a dictionary whose record says that it was trained on other weights, unless loading is not to be strict.
+    /// Refuses a dictionary whose record says that it was trained on other weights or, where it knows no weights (other tools'
+    /// do not), that it belongs to a model of another name; unless loading is not to be strict.
     ///
     /// # Errors
-    /// Both models by name and hash.
+    /// Both models by name and, where they are known, by revision and hash.
     pub fn check_model(&self, extras: &Map<String, Value>, s: &PretrainedSettings) -> Result<()> {
-        let Some(theirs) = extras.get("model_identity").filter(|_| s.strict_loading) else { return Ok(()) };
+        if !s.strict_loading {
+            return Ok(());
+        }
+        let theirs = &extras.get("model_identity").cloned().unwrap_or_default();
         let ours = self.model_identity();
-        if theirs["weights"].is_null() || theirs["weights"] == ours["weights"] {
+        if theirs["weights"].is_null() {
+            return self.check_name(extras, s);
+        }
+        if theirs["weights"] == ours["weights"] {
             return Ok(());
         }
         let shown = |v: &Value| {
@@ -131,6 +138,21 @@ impl Workbench {
             shown(&ours)
         );
         Err(Error::setting("model", what))
+    }
+
+    fn check_name(&self, extras: &Map<String, Value>, s: &PretrainedSettings) -> Result<()> {
+        let theirs =
+            extras.get("model_name").and_then(Value::as_str).filter(|n| !["", "unknown"].contains(n));
+        let (Some(theirs), Some(ours)) = (theirs, self.lm.stated_name()) else { return Ok(()) };
+        if same_model(theirs, ours) {
+            return Ok(());
+        }
+        let what = format!(
+            "{} belongs to the model {theirs:?} by its record, the model here is {ours:?}; use that model, or, if this is it, say so \
+             with model_name = {theirs:?} and its folder in model_from_pretrained_path",
+            s.pretrained_name_or_path.display()
+        );
+        Err(Error::setting("model.model_name", what))
     }
 
     /// Rows of a full batch.
@@ -263,8 +285,9 @@ pub(super) fn find_model(model: &LanguageModelSettings, fetch: bool) -> Result<P
         return Ok(name.into());
     }
     let cache = model.cache_dir.clone().or_else(hub_cache);
-    if let Some(cached) = cache.as_ref().and_then(|c| in_cache(c, &model.model_name)) {
-        return Ok(cached);
+    let cached = cache.as_ref().and_then(|c| in_cache(c, &model.model_name));
+    if let Some(whole) = cached.as_ref().filter(|c| is_whole(c)) {
+        return Ok(whole.clone());
     }
     let hub = Hub::from_env();
     let fetched = match &cache {
@@ -273,7 +296,8 @@ pub(super) fn find_model(model: &LanguageModelSettings, fetch: bool) -> Result<P
         }
         _ => Err("nothing may be fetched here".into()),
     };
-    fetched.map_err(|why| {
+    // Another program may have fetched less than is needed here; what is missing is told when it is opened.
+    fetched.or_else(|why| cached.ok_or(why)).map_err(|why| {
         let cache = cache.map_or("no cache folder".into(), |c| c.display().to_string());
         let what = format!(
             "{:?} is no directory or file here and not in the local hub cache ({cache}), and it could not be fetched: {why}; \
@@ -284,17 +308,23 @@ pub(super) fn find_model(model: &LanguageModelSettings, fetch: bool) -> Result<P
     })
 }
 
-/// The snapshot that `main` points to.
+/// The snapshot that `main` points to, as much of it as was fetched.
 fn in_cache(cache: &Path, name: &str) -> Option<PathBuf> {
     let repo = cache.join(format!("models--{}", name.replace('/', "--")));
     let commit = fs::read_to_string(repo.join("refs/main")).ok()?;
-    // Fetched last: with it the model is whole.
     Some(repo.join("snapshots").join(commit.trim())).filter(|p| p.join("config.json").is_file())
+}
+
+/// Whether a snapshot has what a model needs: Python fetches file by file, what a program asks for first.
+fn is_whole(snapshot: &Path) -> bool {
+    let needed = ["config.json", "tokenizer.json"];
+    needed.iter().all(|file| snapshot.join(file).is_file()) && HfDirectory::open(snapshot).is_ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensorfile::{self, Precision};
 
     #[test]
     fn a_model_is_found_in_the_hub_cache_by_name() {
@@ -302,7 +332,8 @@ mod tests {
         let repo = cache.path().join("models--org--tiny");
         fs::create_dir_all(repo.join("refs")).unwrap();
         fs::create_dir_all(repo.join("snapshots/abc")).unwrap();
-        fs::write(repo.join("snapshots/abc/config.json"), "{}").unwrap();
+        let snapshot = repo.join("snapshots/abc");
+        fs::write(snapshot.join("config.json"), "{}").unwrap();
         fs::write(repo.join("refs/main"), "abc\n").unwrap();
         let mut model = LanguageModelSettings {
             model_name: "org/tiny".into(),
@@ -310,7 +341,16 @@ mod tests {
             local_files_only: true,
             ..Default::default()
         };
+        // All there is, where nothing may be fetched; a part of what is needed where something may.
         assert!(model_path(&model).unwrap().ends_with("snapshots/abc"));
+        assert!(!is_whole(&snapshot));
+        fs::write(snapshot.join("tokenizer.json"), "{}").unwrap();
+        let index = json!({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}).to_string();
+        fs::write(snapshot.join("model.safetensors.index.json"), index).unwrap();
+        tensorfile::write(&snapshot.join("1.safetensors"), &[], Precision::F32, &[]).unwrap();
+        assert!(!is_whole(&snapshot), "one of two files of weights is no model");
+        tensorfile::write(&snapshot.join("2.safetensors"), &[], Precision::F32, &[]).unwrap();
+        assert!(is_whole(&snapshot));
         model.model_name = "org/other".into();
         let e = model_path(&model).unwrap_err().to_string();
         assert!(e.starts_with("setting model.model_name: \"org/other\""), "{e}");

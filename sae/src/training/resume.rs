@@ -214,7 +214,11 @@ pub fn resume_point(settings: &TrainerSettings, resume: bool) -> Result<Option<P
 
 /// Makes sure that what decides the weights is as it was in the run saved in `dir`.
 pub(super) fn check_identity(saved: &Value, identity: &Value, dir: &Path) -> Result<()> {
-    for room in ["trainer", "sae"] {
+    for room in ["trainer", "sae", "model_weights"] {
+        // Earlier snapshots do not know the weights of the language model.
+        if room == "model_weights" && saved[room].is_null() {
+            continue;
+        }
         if let Some((key, was, is)) = difference(room, &saved[room], &parsed(&identity[room])) {
             let what = format!("is {is}, but the run in {} had {was}; set it back to resume", dir.display());
             return Err(Error::setting(key, what));

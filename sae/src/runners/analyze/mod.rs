@@ -138,8 +138,8 @@ impl AnalysisJob<'_> {
             map.remove("model_batch_size");
         }
         let d = &self.dictionary;
-        let identity =
-            json!([d.path, d.cfg, settings, factory, bench.datasets, bench.policy, bench.lm.name()]);
+        let model = [bench.lm.name(), bench.lm.weights_hash()];
+        let identity = json!([d.path, d.cfg, settings, factory, bench.datasets, bench.policy, model]);
         // As it will look when read back.
         serde_json::from_str(&identity.to_string()).unwrap_or(Value::Null)
     }
