@@ -77,6 +77,69 @@ fn the_original_library_reads_the_run_file() {
     assert_eq!(read["last"]["losses/overall_loss"], 1.0 / 500.0);
 }
 
+/// What the server's own client asks when it sends a run file.
+fn original_server(asked: &Asked) -> Act {
+    if !asked.line.starts_with("POST /graphql") {
+        return Act::Answer(200, "", json!({"exitcode": null, "limits": {}}).to_string());
+    }
+    let v = asked.json();
+    let (query, variables) = (v["query"].as_str().unwrap_or_default().to_owned(), &v["variables"]);
+    let viewer = json!({"id": "u", "entity": "me", "username": "me", "flags": "{}", "email": "a@b.c", "admin": false,
+                        "teams": {"edges": []}});
+    let info = json!({"cliVersionInfo": {"max_cli_version": "9.9.9"}, "latestLocalVersionInfo": null, "features": []});
+    let bucket = json!({
+        "id": "x", "name": variables["name"], "displayName": "first", "description": null, "config": "{}", "sweepName": null,
+        "historyLineCount": 0, "project": {"id": "p", "name": "saes", "entity": {"id": "e", "name": "me"}},
+    });
+    let data = match &query {
+        q if q.contains("upsertBucket") => json!({"upsertBucket": {"inserted": true, "bucket": bucket}}),
+        q if q.contains("createRunFiles") => {
+            json!({"createRunFiles": {"runID": "x", "uploadHeaders": [], "files": []}})
+        }
+        q if q.contains("__type") || q.contains("__schema") => {
+            json!({"QueryType": {"fields": []}, "MutationType": {"fields": []}, "ServerInfoType": {"fields": []},
+                   "CreateArtifactInputType": {"inputFields": []}, "TreeResult": null})
+        }
+        _ => json!({"viewer": viewer, "serverInfo": info, "model": {"bucket": bucket}}),
+    };
+    Act::Answer(200, "", json!({ "data": data }).to_string())
+}
+
+/// Runs where `LM_SAES_WANDB_PYTHON` names a Python that has `wandb`; CI installs one.
+#[test]
+fn the_original_client_sends_an_offline_run() {
+    let Some(python) = std::env::var_os("LM_SAES_WANDB_PYTHON") else {
+        println!("not run: LM_SAES_WANDB_PYTHON names no Python with wandb");
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let mut t = tracker(dir.path(), &settings(), WandbAccess::default());
+    t.start(0).unwrap();
+    (1..=30).for_each(|s| t.record(&record(s)).unwrap());
+    t.end(true).unwrap();
+    let (name, file) = run_files(dir.path()).remove(0);
+    assert!(name.starts_with("offline-run-"));
+    let stub = Stub::new(original_server);
+    let out = Command::new(python)
+        .args(["-m", "wandb", "sync", "--include-offline"])
+        .arg(file.parent().unwrap())
+        .current_dir(dir.path())
+        .envs([
+            ("WANDB_BASE_URL", stub.url.as_str()),
+            ("WANDB_API_KEY", &"0".repeat(40)),
+            ("WANDB_ERROR_REPORTING", "false"),
+        ])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned();
+    assert!(out.status.success(), "{said}");
+    let (sent, _) = lines(&stub);
+    let steps: Vec<u64> = sent.iter().filter_map(|l| l["_step"].as_u64()).collect();
+    assert_eq!(steps, (1..=30).collect::<Vec<_>>(), "{said}");
+    assert_eq!(sent[1]["losses/overall_loss"], 0.5);
+    assert!(file.with_extension("wandb.synced").is_file(), "{said}");
+}
+
 /// A server that knows one run, of five lines up to step 50.
 fn server(asked: &Asked) -> Act {
     if !asked.line.starts_with("POST /graphql") {

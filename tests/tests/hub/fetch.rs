@@ -321,6 +321,22 @@ fn names_of_the_registry_lead_where_the_reference_system_goes() {
     let mistral = place("mistral-7b-res-wg:blocks.8.hook_resid_pre");
     assert_eq!(mistral.facts.normalize_activations.as_deref(), Some("constant_norm_rescale"));
     let registry = Registry::built_in().unwrap();
+    // Every release leads somewhere, to a reader that is known, and where only the name says the hook points it does.
+    for (release, found) in registry.releases() {
+        for id in [found.entries.keys().next(), found.entries.keys().last()].into_iter().flatten() {
+            let place = place(&format!("{release}:{id}"));
+            let loader = place.facts.loader.clone().unwrap();
+            assert!(place.text.starts_with(&format!("{}:", found.repo)), "{release}:{id}");
+            let by_name =
+                ["gemma_2", "gemma_2_transcoder", "gemma_3", "qwen_scope", "goodfire", "deepseek_r1"];
+            if by_name.contains(&loader.as_str()) {
+                let hooks = lm_saes::hub::readers::hooks(&place);
+                assert!(hooks.is_some_and(|h| h.0.contains("hook_")), "{release}:{id} by {loader}");
+            }
+            let e = lm_saes::hub::readers::read(&place).err().unwrap().to_string();
+            assert!(!e.contains("not known here"), "{release}:{id}: {e}");
+        }
+    }
     assert!(registry.releases().len() >= 170);
     assert!(registry.releases().values().map(|r| r.entries.len()).sum::<usize>() >= 13_000);
 }
