@@ -44,6 +44,7 @@ impl Default for OpenOptions {
 pub fn open(q: &mut Queue, hub: &Rc<Hub>, name: &str, options: &OpenOptions) -> Result<Loaded> {
     let place = resolve(hub, name, options)?;
     if let Some(path) = ours(&place)? {
+        refuse_facts(&place, &options.facts)?;
         let load = LoadOptions { strict: options.strict, fold: false };
         let mut loaded = checkpoint::load(q, &path, load)?;
         if options.fold && loaded.dictionary.settings().norm_activation() == NormActivation::DatasetWise {
@@ -131,6 +132,21 @@ fn remote(hub: &Rc<Hub>, repo: &str, path: &str, revision: &str, facts: Facts) -
     let folder =
         Folder::Remote { hub: hub.clone(), repo: repo.into(), revision: revision.into(), path: dir.into() };
     Place { folder, file, text: format!("{repo}:{path}"), facts }
+}
+
+/// What our own files say is not overridden from outside.
+fn refuse_facts(place: &Place, user: &Facts) -> Result<()> {
+    let given = [
+        (user.hook_in.is_some(), "--hook-in"),
+        (user.hook_out.is_some(), "--hook-out"),
+        (user.norm_scaling_factor.is_some(), "--norm-factor"),
+    ];
+    match given.into_iter().find(|(given, _)| *given) {
+        Some((_, option)) => Err(place.error(format!(
+            "{option} is for files of other tools, which may not say it; this dictionary's own {CONFIG} does"
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// The local path of a dictionary in our own form.

@@ -204,7 +204,7 @@ impl Place {
     /// The hook point read: what the user says, or what the files say.
     pub fn hook_in(&self, found: Option<String>) -> Result<String> {
         self.facts.hook_in.clone().or(found).ok_or_else(|| {
-            self.error("says nowhere which hook point it reads; name it (--hook-in blocks.5.hook_resid_post)")
+            self.error("says nowhere which hook point it reads; name it (lm-saes convert --hook-in blocks.5.hook_resid_post)")
         })
     }
 
@@ -212,7 +212,7 @@ impl Place {
     pub fn hook_out(&self, found: Option<String>) -> Result<String> {
         self.facts.hook_out.clone().or(found).ok_or_else(|| {
             self.error(
-                "says nowhere which hook point it reconstructs; name it (--hook-out blocks.5.hook_mlp_out)",
+                "says nowhere which hook point it reconstructs; name it (lm-saes convert --hook-out blocks.5.hook_mlp_out)",
             )
         })
     }

@@ -63,6 +63,35 @@ pub fn read_layer(place: &Place) -> Result<Reading> {
     Ok(reading)
 }
 
+/// A set whose settings only list where its transcoders are: their names here.
+///
+/// # Errors
+/// Always: it is no dictionary itself.
+pub fn read_listed(place: &Place) -> Result<Reading> {
+    let config = config(place)?;
+    let listed = config["transcoders"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let names: Vec<String> = listed.map(named_here).collect();
+    let Some(first) = names.first() else {
+        return Err(place.error("has a config.yaml and neither layers nor a list of transcoders"));
+    };
+    let what = format!(
+        "is a set of {} transcoders kept elsewhere, one for each layer; read one by its own name, such as {first}, with the hook \
+         points config.yaml says where its files do not",
+        names.len()
+    );
+    Err(place.error(what))
+}
+
+/// `hf://owner/name/path?revision=…` or `owner/name/path@revision` as `owner/name:path`.
+fn named_here(reference: &str) -> String {
+    let plain = reference.strip_prefix("hf://").unwrap_or(reference);
+    let plain = plain.split(['?', '@']).next().unwrap_or(plain);
+    match plain.match_indices('/').nth(1) {
+        Some((at, _)) => format!("{}:{}", &plain[..at], &plain[at + 1..]),
+        None => format!("{plain}:."),
+    }
+}
+
 /// This library's JumpReLU has no ReLU: below 0 its thresholds pass what ours do not.
 fn not_negative(file: &Tensors, name: &str, values: Vec<f32>) -> Result<Vec<f32>> {
     match values.iter().position(|v| *v < 0.0) {

@@ -158,9 +158,13 @@ fn widths(trainer: &Value) -> Vec<u64> {
         .collect()
 }
 
-/// `resid_post_layer_12` of layer 12.
+/// `resid_post_layer_12` of layer 12; a hook point's own name, as we write where the library has none.
 fn hook(trainer: &Value) -> Option<String> {
     let (layer, module) = (trainer["layer"].as_u64()?, trainer["submodule_name"].as_str()?);
+    if module.contains("hook_") {
+        let inside = module.strip_suffix(&format!("_layer_{layer}"));
+        return Some(inside.map_or(module.into(), |name| format!("blocks.{layer}.{name}")));
+    }
     let kinds = [
         ("resid_post", "hook_resid_post"),
         ("resid_pre", "hook_resid_pre"),

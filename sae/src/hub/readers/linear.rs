@@ -68,7 +68,7 @@ pub fn llama_scope_later(place: &Place) -> Result<Reading> {
         _ => {
             return Err(place.error(
                 "activations were scaled to norm √d, but the files hold no average norm; name the dictionary as the registry \
-                 does (llama_scope_r1_distill:…) or give the factor (--norm-factor)",
+                 does (llama_scope_r1_distill:…) or give the factor (lm-saes convert --norm-factor)",
             ));
         }
     };
@@ -146,8 +146,12 @@ pub fn sparsify(place: &Place) -> Result<Reading> {
     Ok(reading)
 }
 
-/// Our names of what a module reads and gives: `layers.10`, `h.3.mlp`, `embed_tokens`.
-fn module_hooks(module: &str, transcode: bool) -> (Option<String>, Option<String>) {
+/// Our names of what a module reads and gives: `layers.10`, `h.3.mlp`, `embed_tokens`; or the name of a hook point itself, as we
+/// write where no module gives it.
+pub fn module_hooks(module: &str, transcode: bool) -> (Option<String>, Option<String>) {
+    if module.contains("hook_") && !transcode {
+        return (Some(module.into()), None);
+    }
     if module.ends_with("embed_tokens") || module.ends_with("wte") {
         return (Some("hook_embed".into()), None);
     }

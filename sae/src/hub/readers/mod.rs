@@ -98,6 +98,8 @@ fn folder(place: &Place) -> Result<Reading> {
     } else if list.iter().any(layer) {
         Err(place
             .error("holds transcoders of several layers; name the file of one, such as layer_0.safetensors"))
+    } else if has("config.yaml") {
+        circuit_tracer::read_listed(place)
     } else {
         let some = list.iter().take(8).cloned().collect::<Vec<_>>().join(", ");
         Err(place.error(format!(

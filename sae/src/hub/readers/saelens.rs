@@ -224,7 +224,7 @@ impl<'a> Cfg<'a> {
                     return Err(bad(
                         "normalize_activations",
                         "expected_average_only_in needs the factor √d/mean norm, which these files do not hold; give it \
-                         (--norm-factor), or take the weights as they are (--lenient), as SAELens does with a warning"
+                         (lm-saes convert --norm-factor), or take the weights as they are (--lenient), as SAELens does with a warning"
                             .into(),
                     ));
                 }

@@ -21,10 +21,7 @@ pub(super) fn write(out: Out<'_>, dir: &Path) -> Result<PathBuf> {
 fn check_act(out: &Out<'_>) -> Result<()> {
     match out.settings().act_fn() {
         ActFn::Relu | ActFn::JumpRelu => Ok(()),
-        other => {
-            let name = serde_json::to_value(other).unwrap_or_default();
-            Err(out.cannot(format!("act_fn {name}"), "its transcoders are ReLU or JumpReLU"))
-        }
+        _ => Err(out.cannot_act("its transcoders are ReLU or JumpReLU")),
     }
 }
 
@@ -56,6 +53,9 @@ fn write_layer(mut out: Out<'_>, dir: &Path) -> Result<PathBuf> {
     }
     if out.is_gated_sae() {
         return Err(out.cannot("sae_type gated", "its transcoders are ReLU or JumpReLU"));
+    }
+    if out.sizes()[0] != out.sizes()[2] {
+        return Err(out.cannot("d_out", "its library gives both sides of a transcoder one width"));
     }
     let (hook_in, hook_out) = out.hooks();
     let (layer, read) =

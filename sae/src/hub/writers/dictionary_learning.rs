@@ -32,10 +32,7 @@ pub(super) fn write(mut out: Out<'_>, dir: &Path) -> Result<PathBuf> {
                 "its BatchTopKSAE encodes by a threshold, which this dictionary has none of",
             ));
         }
-        other => {
-            let name = serde_json::to_value(other).unwrap_or_default();
-            return Err(out.cannot(format!("act_fn {name}"), "it has no such dictionary"));
-        }
+        _ => return Err(out.cannot_act("it has no such dictionary")),
     };
     // What the class takes off the input against what ours does, in the encoder's bias.
     let takes_off = !matches!(class, "AutoEncoderNew" | "JumpReluAutoEncoder");
@@ -97,13 +94,18 @@ pub(super) fn write(mut out: Out<'_>, dir: &Path) -> Result<PathBuf> {
 fn config(out: &Out<'_>, class: &str) -> serde_json::Value {
     let [d, s, _] = out.sizes();
     let hook = out.hooks().0;
-    let (layer, name) = layer_of(&hook).unwrap_or((0, &hook));
-    let kind = match name {
-        "hook_mlp_out" => "mlp_out",
-        "hook_attn_out" => "attention_out",
-        "hook_resid_pre" => "resid_pre",
-        "hook_resid_post" => "resid_post",
-        other => other,
+    let (layer, module) = match layer_of(&hook) {
+        Some((layer, name)) => {
+            let kind = match name {
+                "hook_mlp_out" => "mlp_out",
+                "hook_attn_out" => "attention_out",
+                "hook_resid_pre" => "resid_pre",
+                "hook_resid_post" => "resid_post",
+                other => other,
+            };
+            (layer, format!("{kind}_layer_{layer}"))
+        }
+        None => (0, hook.clone()),
     };
     let context = out.extras.get("token_policy").and_then(|p| p["context_size"].as_u64());
     let mut trainer = json!({
@@ -113,7 +115,7 @@ fn config(out: &Out<'_>, class: &str) -> serde_json::Value {
         "dict_size": s,
         "layer": layer,
         "lm_name": out.model_name(),
-        "submodule_name": format!("{kind}_layer_{layer}"),
+        "submodule_name": module,
         "device": "cpu",
     });
     if out.settings().act_fn() == ActFn::TopK {

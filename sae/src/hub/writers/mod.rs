@@ -121,6 +121,12 @@ impl Out<'_> {
         Error::Unsupported { what: format!("{property} in {}", self.format.shown()), why: why.into() }
     }
 
+    /// The form has no such activation function.
+    fn cannot_act(&self, why: &str) -> Error {
+        let name = serde_json::to_value(self.settings().act_fn()).unwrap_or_default();
+        self.cannot(format!("act_fn {name}"), why)
+    }
+
     fn settings(&self) -> &DictionarySettings {
         self.d.settings()
     }
@@ -146,8 +152,10 @@ impl Out<'_> {
     fn features(&self) -> Result<Features> {
         let s = self.settings();
         let (hook_in, hook_out) = self.hooks();
-        // A selection over the batch that learned a threshold is a JumpReLU at inference.
-        let limited = s.act_fn() == ActFn::BatchTopK && self.d.running_thresholds().values().is_some();
+        // A selection over the batch that learned a threshold is a JumpReLU at inference, unless it is to stay one.
+        let limited = s.act_fn() == ActFn::BatchTopK
+            && self.d.running_thresholds().values().is_some()
+            && !s.common.batch_selection_at_inference;
         let mut f = Features {
             act_fn: if limited { ActFn::JumpRelu } else { s.act_fn() },
             centred: false,

@@ -65,11 +65,8 @@ pub(super) fn write(mut out: Out<'_>, dir: &Path) -> Result<PathBuf> {
         (ActFn::BatchTopK, _) => {
             return Err(out.cannot("act_fn batchtopk", "a selection over the batch is saved there as JumpReLU with a threshold, which this dictionary has none of"));
         }
-        (other, _) => {
-            let name = serde_json::to_value(other).unwrap_or_default();
-            let what = format!("act_fn {name}{}", if f.transcoder { " of a transcoder" } else { "" });
-            return Err(out.cannot(what, "it has no such dictionary"));
-        }
+        (_, true) => return Err(out.cannot_act("its transcoders are ReLU or JumpReLU")),
+        _ => return Err(out.cannot_act("it has no such dictionary")),
     };
     if f.transcoder {
         own.insert("d_out".into(), json!(o));

@@ -3,6 +3,7 @@
 use super::{Out, layer_of};
 use crate::{
     Error, Result, files,
+    hub::readers::linear::module_hooks,
     settings::ActFn,
     tensorfile::{self, Slot},
 };
@@ -13,13 +14,13 @@ pub(super) fn write(mut out: Out<'_>, dir: &Path) -> Result<PathBuf> {
     let f = out.features()?;
     let [d, s, o] = out.sizes();
     out.raw_only()?;
+    if out.is_gated_sae() {
+        return Err(out.cannot("sae_type gated", "it has topk and groupmax"));
+    }
     let activation = match f.act_fn {
         ActFn::TopK => "topk",
         ActFn::GroupMax => "groupmax",
-        other => {
-            let name = serde_json::to_value(other).unwrap_or_default();
-            return Err(out.cannot(format!("act_fn {name}"), "it has topk and groupmax"));
-        }
+        _ => return Err(out.cannot_act("it has topk and groupmax")),
     };
     if o != d {
         return Err(out.cannot("d_out", "it reads and gives activations of one width"));
@@ -46,7 +47,7 @@ pub(super) fn write(mut out: Out<'_>, dir: &Path) -> Result<PathBuf> {
     };
     // The settings of a run lie around the folders of its modules.
     let run = json!({ "model": out.model_name() });
-    let (root, dir) = (dir, module(&out.hooks().1).map_or(dir.to_path_buf(), |m| dir.join(m)));
+    let (root, dir) = (dir, dir.join(folder(&out, f.transcoder)?));
     let mut slots = vec![
         Slot::new("encoder.weight", [s, d]),
         Slot::new("encoder.bias", [s]),
@@ -72,24 +73,29 @@ pub(super) fn write(mut out: Out<'_>, dir: &Path) -> Result<PathBuf> {
             })
         },
     )?;
-    let mut all = vec![(dir.join("cfg.json"), cfg)];
-    if root != dir {
-        all.push((root.join("config.json"), run));
-    }
-    for (path, value) in all {
+    for (path, value) in [(dir.join("cfg.json"), cfg), (root.join("config.json"), run)] {
         let text = serde_json::to_string(&value).map_err(|e| Error::format(&path, e.to_string()))?;
         files::write_atomic(&path, |w| w.write_all(text.as_bytes()))?;
     }
     Ok(dir)
 }
 
-/// The module that gives what a hook point names.
-fn module(hook: &str) -> Option<String> {
-    let (layer, rest) = layer_of(hook)?;
-    match rest {
-        "hook_resid_post" => Some(format!("layers.{layer}")),
-        "hook_mlp_out" => Some(format!("layers.{layer}.mlp")),
-        "hook_attn_out" => Some(format!("layers.{layer}.self_attn")),
-        _ => None,
+/// The folder, which alone says the hook points: named after the module where that gives them back, else after the hook point.
+fn folder(out: &Out<'_>, transcoder: bool) -> Result<String> {
+    let (hook_in, hook_out) = out.hooks();
+    let module = match layer_of(&hook_out) {
+        Some((layer, "hook_resid_post")) => format!("layers.{layer}"),
+        Some((layer, "hook_mlp_out")) => format!("layers.{layer}.mlp"),
+        Some((layer, "hook_attn_out")) => format!("layers.{layer}.self_attn"),
+        _ => hook_out.clone(),
+    };
+    let (read, made) = module_hooks(&module, transcoder);
+    if read.as_ref() == Some(&hook_in) && (!transcoder || made.as_ref() == Some(&hook_out)) {
+        return Ok(module);
     }
+    Err(out.cannot(
+        format!("a transcoder from {hook_in} to {hook_out}"),
+        "it has those of a whole module: mlp.hook_in to hook_mlp_out, ln1.hook_normalized to hook_attn_out, hook_resid_pre to \
+         hook_resid_post, all of one block",
+    ))
 }
