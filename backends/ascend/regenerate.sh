@@ -2,6 +2,9 @@
 # Writes backends/src/ascend/sys.rs from acl.h with bindgen. With --check nothing is written: it fails when the committed
 # bindings are not what the header gives, and exits with 77 when bindgen or libclang cannot be had.
 #
+# Where ASCEND_HOME_PATH names an installation of CANN, the header is compared with the installed ones afterwards, and so are all
+# types, values and layouts that the bindings have from it (tests/acl-sim/abi_check.py).
+#
 # bindgen is taken from BINDGEN, or installed by cargo into the cache; libclang from LIBCLANG_PATH, or from the PyPI wheel
 # libclang into the cache. Both have a fixed version, so that everybody generates the same text.
 set -euo pipefail
@@ -52,4 +55,7 @@ if ! $check; then
 elif ! diff -u "$out" "$text"; then
     echo "backends/src/ascend/sys.rs is not what backends/ascend/acl.h gives: run backends/ascend/regenerate.sh" >&2
     exit 1
+fi
+if [ -n "${ASCEND_HOME_PATH:-}" ] && [ -e "$ASCEND_HOME_PATH/include/acl/acl.h" ]; then
+    ../../tests/acl-sim/abi_check.py "$ASCEND_HOME_PATH"
 fi

@@ -2,7 +2,7 @@
 //! [`crate::Queue`]; back ends trust it.
 
 use crate::{Error, Op, Result};
-use std::sync::Arc;
+use std::{any::Any, sync::Arc};
 
 /// An opaque device address. CPU, CUDA and ACL all hand out plain addresses; 0 means "no operand".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -100,6 +100,9 @@ pub unsafe trait Stream: Send {
     /// The driver's own handle of this stream, for libraries that queue work on it themselves; 0 where there is none.
     fn native(&self) -> u64 {
         0
+    /// The stream itself, for engines of collectives that queue work on streams of their own back end; `None` for others.
+    fn as_any(&mut self) -> Option<&mut dyn Any> {
+        None
     }
     /// Starts recording instead of executing, where the device can.
     fn begin_capture(&mut self) -> Result<(), Unsupported> {

@@ -267,7 +267,7 @@ pub(super) fn failure(api: &Api, device: &str, call: &'static str, code: aclErro
 }
 
 /// ACL's message about the latest failure on this thread, copied at once: the next call may overwrite it.
-fn recent(api: &Api) -> String {
+pub(super) fn recent(api: &Api) -> String {
     let Some(ask) = api.runtime(|f| &f.aclGetRecentErrMsg) else { return String::new() };
     // SAFETY: the answer is null or a string that lives until the next call on this thread.
     let text = unsafe {

@@ -14,6 +14,8 @@ const OPERATORS: &[&[&str]] = &[
     &["libopapi.so"],
     &["libaclnn_math.so", "libaclnn_ops_infer.so", "libaclnn_ops_train.so"],
 ];
+/// Collectives. Newer releases have the making of communicators in the second.
+const COLLECTIVES: &[&str] = &["libhccl.so", "libhcomm.so"];
 /// Where CANN may be installed; its libraries are in `lib64`.
 const HOMES: [&str; 2] = ["ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME"];
 /// What to do about a missing library or function.
@@ -33,6 +35,8 @@ pub(super) struct Api {
     runtime: Vec<Opened>,
     descriptors: Vec<Opened>,
     operators: Vec<Opened>,
+    /// Opened when first asked for: one NPU alone needs none.
+    collectives: OnceLock<Result<Vec<Opened>, String>>,
 }
 
 /// Names every function the back end cannot do without; the first one missing is an error.
@@ -69,7 +73,7 @@ impl Api {
             let names: Vec<_> = OPERATORS.iter().map(|row| row[0]).collect();
             return Err(format!("CANN's operators ({}) are not installed: {ADVICE}", names.join(" or ")));
         }
-        let api = Self { runtime, descriptors, operators };
+        let api = Self { runtime, descriptors, operators, collectives: OnceLock::new() };
         required! { api;
             runtime: aclInit aclFinalize aclGetRecentErrMsg aclrtGetVersion aclrtGetSocName aclrtGetDeviceCount
                 aclrtSetDevice aclrtResetDevice aclrtGetCurrentContext aclrtSetCurrentContext aclrtGetMemInfo
@@ -97,9 +101,38 @@ impl Api {
         first(&self.operators, of)
     }
 
+    /// A function of HCCL, where there is one.
+    pub(super) fn collective<F: Copy>(&self, of: impl Fn(&Functions) -> &Found<F>) -> Option<F> {
+        first(self.opened().as_ref().ok()?, of)
+    }
+
+    fn opened(&self) -> &Result<Vec<Opened>, String> {
+        self.collectives.get_or_init(|| {
+            let opened = open_all(COLLECTIVES)?;
+            if opened.is_empty() {
+                return Err(format!("HCCL ({}) is not installed: {ADVICE}", COLLECTIVES[0]));
+            }
+            Ok(opened)
+        })
+    }
+
+    /// Whether there is an HCCL with every function in use.
+    ///
+    /// # Errors
+    /// In one line: which library or function is missing and what to do.
+    pub(super) fn collectives(&self) -> Result<(), String> {
+        self.opened().as_ref().map_err(String::clone)?;
+        required! { self;
+            collective: HcclGetRootInfo HcclCommInitRootInfo HcclCommDestroy HcclAllReduce HcclReduceScatter HcclAllGather
+                HcclAlltoAll HcclBroadcast HcclBarrier;
+        }
+        Ok(())
+    }
+
     /// What is said about a function that no library has.
     pub(super) fn missing(&self, function: &str) -> String {
-        let opened = self.runtime.iter().chain(&self.descriptors).chain(&self.operators);
+        let collectives = self.collectives.get().and_then(|c| c.as_ref().ok()).into_iter().flatten();
+        let opened = self.runtime.iter().chain(&self.descriptors).chain(&self.operators).chain(collectives);
         let names: Vec<_> = opened.map(|l| l.name).collect();
         format!("this CANN has no {function} (looked in {}): another release may; {ADVICE}", names.join(", "))
     }

@@ -5,6 +5,7 @@
 
 mod call;
 mod device;
+mod hccl;
 mod load;
 mod ops;
 mod scratch;
@@ -17,6 +18,7 @@ mod sys;
 mod view;
 
 use lm_saes_runtime::{Backend, Device, Error, Result};
+pub(crate) use hccl::over as collectives_over;
 use load::Api;
 use std::sync::{Arc, OnceLock};
 

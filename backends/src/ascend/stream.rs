@@ -11,6 +11,7 @@ use super::{
 };
 use lm_saes_runtime::{Addr, Error, Graph, Op, Result, Stream, Unsupported};
 use std::{
+    any::Any,
     collections::VecDeque,
     ffi::c_void,
     ptr::null_mut,
@@ -181,11 +182,24 @@ impl AscendStream {
                 .card
                 .error_text(operator, format!("{} is not written with this operator", self.op)));
         }
+        self.remember(operator);
+        Ok(())
+    }
+
+    /// Starts the queueing of an op or a collective.
+    pub(super) fn begin(&mut self, op: &'static str) -> Result<()> {
+        self.card.bind()?;
+        self.op = op;
+        self.scratch.release(Default::default());
+        Ok(())
+    }
+
+    /// Remembers a call for the errors that follow.
+    pub(super) fn remember(&mut self, call: &'static str) {
         if self.latest.len() == REMEMBERED {
             self.latest.pop_front();
         }
-        self.latest.push_back((self.op, operator));
-        Ok(())
+        self.latest.push_back((self.op, call));
     }
 
     /// A failed call, with the operators queued before it: the device reports failures of work late.
@@ -239,9 +253,7 @@ impl AscendStream {
 // SAFETY: `upload` copies `src` into pinned memory before it returns, `download` waits for its copies.
 unsafe impl Stream for AscendStream {
     unsafe fn launch(&mut self, op: &Op) -> Result<()> {
-        self.card.bind()?;
-        self.op = op.name();
-        self.scratch.release(Default::default());
+        self.begin(op.name())?;
         ops::launch(self, op)
     }
 
@@ -266,6 +278,10 @@ unsafe impl Stream for AscendStream {
         let done = self.drain();
         // What the device found comes first: work after it may have failed for that reason.
         found.and(done)
+    }
+
+    fn as_any(&mut self) -> Option<&mut dyn Any> {
+        Some(self)
     }
 
     fn begin_capture(&mut self) -> Result<(), Unsupported> {

@@ -3,45 +3,17 @@
 //! this program again for the ignored ones, and look at what the simulator says when ACL is finished with.
 #![cfg(all(feature = "ascend", target_os = "linux"))]
 
+#[path = "../../../tests/acl-sim/client.rs"]
+mod client;
+mod ranks;
+
+use client::{home, started};
 use lm_saes_backends::{conformance, registry};
 use lm_saes_runtime::{DType, Device, Error, GemmOpts, MapKind, Queue, Result, Stream, Tensor};
 use std::{
-    path::{Path, PathBuf},
-    process::Command,
-    sync::{Arc, Mutex, OnceLock},
+    path::Path,
+    sync::{Arc, Mutex},
 };
-
-/// The simulator laid out as an installation of CANN: built here, or where `LM_SAES_ACL_SIM` says.
-fn home() -> &'static PathBuf {
-    static HOME: OnceLock<PathBuf> = OnceLock::new();
-    HOME.get_or_init(|| {
-        if let Some(folder) = std::env::var_os("LM_SAES_ACL_SIM") {
-            return folder.into();
-        }
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("acl-sim");
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/acl-sim/build.sh");
-        let status = Command::new(script).arg(&folder).status().expect("the simulator's script runs");
-        assert!(status.success(), "building the simulator: {status}");
-        folder
-    })
-}
-
-/// Runs an ignored test of this program where CANN is in `home`; returns what it printed.
-fn started(test: &str, home: &Path, settings: Option<&str>) -> String {
-    let exe = std::env::current_exe().expect("the path of this test");
-    let mut command = Command::new(exe);
-    command.args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"]);
-    command.env("ASCEND_HOME_PATH", home).env_remove("ASCEND_TOOLKIT_HOME").env_remove("LM_SAES_NPU_GEMM");
-    if let Some(settings) = settings {
-        command.env("ACL_SIM", settings);
-    }
-    let output = command.output().expect("this program starts again");
-    let said =
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    let ran = output.status.success() && said.contains("1 passed");
-    assert!(ran && !said.contains("acl-sim:"), "{test}, {settings:?}: {}\n{said}", output.status);
-    said
-}
 
 fn device() -> Arc<dyn Device> {
     registry().open("npu:0").unwrap_or_else(|e| panic!("{e}"))

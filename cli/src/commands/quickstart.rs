@@ -35,9 +35,9 @@ const TEXT: &str = include_str!("../../assets/quickstart/text.jsonl");
 const SETTINGS: &str = include_str!("../../assets/quickstart/train.toml");
 /// One passage in this many is kept from training, for the evaluation.
 const HELD_OUT: usize = 10;
-/// Tokens of the evaluation.
+/// Most tokens of the evaluation.
 const EVALUATION_TOKENS: u64 = 16_384;
-/// Tokens of the analysis: all of the text it was trained on.
+/// Most tokens of the analysis: all of the text it was trained on.
 const ANALYSED_TOKENS: u64 = 1_000_000;
 const ANALYSIS: &str = "default";
 /// Features shown.
@@ -61,8 +61,10 @@ pub fn run(args: &Quickstart, registry: &Registry) -> Result<()> {
         data.dataset_name_or_path = args.out.join("text/held_out.jsonl").display().to_string();
     }
     console.phase("evaluating on passages kept from training");
+    // A shortened run is short to its end.
+    let evaluated = EVALUATION_TOKENS.min(args.tokens);
     let (quality, downstream) =
-        runners::assess(&mut bench, &mut *report.dictionary, EVALUATION_TOKENS, EVALUATION_TOKENS)?;
+        runners::assess(&mut bench, &mut *report.dictionary, evaluated, evaluated)?;
     report_evaluation(&quality, &downstream);
     let address = args.out.join("lm-saes.db").display().to_string();
     let store = store::open(&address)?;
@@ -79,7 +81,7 @@ pub fn run(args: &Quickstart, registry: &Registry) -> Result<()> {
             settings.model_name.clone(),
         )?,
         name: ANALYSIS,
-        settings: &AnalyzerSettings::of_tokens(ANALYSED_TOKENS),
+        settings: &AnalyzerSettings::of_tokens(ANALYSED_TOKENS.min(args.tokens)),
         work_dir: &args.out.join("analysis"),
         about: json!({ "model": model }),
     };
