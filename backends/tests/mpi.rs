@@ -56,7 +56,7 @@ fn collectives_are_those_of_threads() {
         return;
     };
     let mpi = launch.join(Duration::from_secs(60)).unwrap();
-    assert_eq!((mpi.rank(), mpi.size()), (launch.rank, 3));
+    assert_eq!((mpi.rank(), mpi.world().size()), (launch.rank, 3));
     let (mut g, mut q) = (Group::new(mpi.world()), queue());
     let (q, rank) = (&mut q, launch.rank);
     // In another order than that of the ranks the sum has other bits; fewer elements than ranks, and more than one message's.

@@ -100,6 +100,7 @@ pub unsafe trait Stream: Send {
     /// The driver's own handle of this stream, for libraries that queue work on it themselves; 0 where there is none.
     fn native(&self) -> u64 {
         0
+    }
     /// The stream itself, for engines of collectives that queue work on streams of their own back end; `None` for others.
     fn as_any(&mut self) -> Option<&mut dyn Any> {
         None

@@ -12,11 +12,11 @@ use lm_saes::{
     settings::{LanguageModelSettings, TrainSettings, apply_override, from_tree},
     training::{Ended, Observer, Progress, Silent, snapshot},
 };
-use lm_saes_backends::{comm::on_devices, registry, shadow::Shadow};
+use lm_saes_backends::{comm::on_device, registry, shadow::Shadow};
 use lm_saes_runtime::{Addr, Backend, Device, DeviceInfo, Group, Op, Queue, Result, Stream, Unsupported};
 use lm_saes_tests::tiny::{self, D_MODEL, HOOK};
 use serde_json::{Value, json};
-use std::{ffi::CString, fs, ops::ControlFlow, path::Path, sync::Arc};
+use std::{ffi::CString, fs, ops::ControlFlow, path::Path, sync::Arc, time::Duration};
 
 const MLP: [&str; 2] = ["blocks.0.ln2.hook_normalized", "blocks.0.hook_mlp_out"];
 const MLPS: [&str; 4] = [
@@ -199,7 +199,10 @@ fn a_rank() {
     let result = format!("{kind}-npu");
     let mut tree = tree(Path::new(&world), &result, &format!("npu:{rank}"), 6, &kind);
     tree["data_parallel_size"] = json!(2);
-    let seen = losses(&tree, &registry(), Group::new(on_devices(Box::new(files))));
+    let device = registry().open(&format!("npu:{rank}")).unwrap_or_else(|e| panic!("{e}"));
+    let (world, _) = on_device(&device, Box::new(files), Duration::from_secs(60)).expect("a group of ranks");
+    drop(device);
+    let seen = losses(&tree, &registry(), Group::new(world));
     println!("losses: {}", seen.iter().map(f64::to_string).collect::<Vec<_>>().join(" "));
 }
 

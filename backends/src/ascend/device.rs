@@ -58,7 +58,7 @@ pub(super) struct Card {
     pub(super) chip: String,
     /// How products of f32 are computed: a `cubeMathType`.
     pub(super) cube: Option<i8>,
-    index: i32,
+    pub(super) index: i32,
     context: aclrtContext,
     opening: u64,
     /// Allocations, by address.
@@ -223,6 +223,16 @@ impl Card {
         }
     }
 
+    /// Waits for all work on the device. A failure is for the stream's owner to report.
+    fn settle(&self) {
+        if self.bind().is_ok()
+            && let Some(wait) = self.api.runtime(|f| &f.aclrtSynchronizeDevice)
+        {
+            // SAFETY: takes nothing; the context is current.
+            let _ = unsafe { wait() };
+        }
+    }
+
     /// # Safety
     /// `addr` came from [`Card::alloc`] and no queued work uses it.
     pub(super) unsafe fn free(&self, addr: u64) {
@@ -313,6 +323,8 @@ unsafe impl Device for AscendDevice {
         self.0.alloc(bytes).map(Addr)
     }
     unsafe fn free(&self, addr: Addr, _: usize) {
+        // A run that ends with an error of its own gives memory back while work is queued, and CANN frees without waiting.
+        self.0.settle();
         // SAFETY: as the caller promises.
         unsafe { self.0.free(addr.0) }
     }

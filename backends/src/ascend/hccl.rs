@@ -49,10 +49,20 @@ fn check(card: &Card, call: &'static str, code: HcclResult) -> Result<()> {
     Err(Error::Driver { device: card.info.name.clone(), call, code: code.0 as i32, text })
 }
 
-/// Ranks that speak HCCL where their streams are an NPU's, and pass everything else on to `host`. Unless `LM_SAES_NPU_COMM` is `host`,
-/// a rank that cannot is an error at the first collective.
-pub(crate) fn over(host: Box<dyn Comm>) -> Box<dyn Comm> {
-    Box::new(Hccl { host, end: None })
+/// Ranks that speak HCCL, and by what they are connected; streams that are no NPU's go on to `host`. With `LM_SAES_NPU_COMM=host` all data
+/// does. A rank that has no HCCL is an error at the first collective.
+///
+/// # Errors
+/// Another value of the variable.
+pub(crate) fn over(host: Box<dyn Comm>) -> Result<(Box<dyn Comm>, String)> {
+    match std::env::var("LM_SAES_NPU_COMM").as_deref() {
+        Err(_) | Ok("" | "hccl") => Ok((Box::new(Hccl { host, end: None }), "HCCL between NPUs".into())),
+        Ok("host") => Ok((host, "host memory (LM_SAES_NPU_COMM)".into())),
+        Ok(other) => {
+            let available = format!("LM_SAES_NPU_COMM is {other:?}; it can be hccl or host");
+            Err(Error::NoDevice { name: "npu".into(), available })
+        }
+    }
 }
 
 struct Hccl {
@@ -97,9 +107,7 @@ unsafe impl Comm for Hccl {
     }
 
     unsafe fn collective(&mut self, stream: &mut dyn Stream, c: &Collective) -> Result<()> {
-        if let Some(s) = stream.as_any().and_then(|s| s.downcast_mut::<AscendStream>())
-            && wanted()?
-        {
+        if let Some(s) = stream.as_any().and_then(|s| s.downcast_mut::<AscendStream>()) {
             return self.on_device(s, c);
         }
         // SAFETY: passed on.
@@ -107,19 +115,7 @@ unsafe impl Comm for Hccl {
     }
 
     fn split(&mut self, color: u32, key: u32) -> Result<Box<dyn Comm>> {
-        Ok(over(self.host.split(color, key)?))
-    }
-}
-
-/// Whether `LM_SAES_NPU_COMM` leaves it to HCCL.
-fn wanted() -> Result<bool> {
-    match std::env::var("LM_SAES_NPU_COMM").as_deref() {
-        Err(_) | Ok("" | "hccl") => Ok(true),
-        Ok("host") => Ok(false),
-        Ok(other) => {
-            let available = format!("LM_SAES_NPU_COMM is {other:?}; it can be hccl or host");
-            Err(Error::NoDevice { name: "npu".into(), available })
-        }
+        Ok(Box::new(Self { host: self.host.split(color, key)?, end: None }))
     }
 }
 
@@ -134,7 +130,8 @@ impl Hccl {
             Some(end) => end,
             none => none.insert(connect(&mut *self.host, s)?),
         };
-        if !Arc::ptr_eq(&end.card, &s.card) {
+        // A device that was opened twice is in one context.
+        if end.card.index != s.card.index {
             let text = format!("this group of ranks is on {}", end.card.info.name);
             return Err(s.card.error_text("HcclCommInitRootInfo", text));
         }
@@ -149,7 +146,8 @@ impl Hccl {
                 job.reduce_scatter(src, dst, n, dtype, how)
             }
             Collective::AllGather { src, dst, n, dtype } => {
-                job.all_gather(src.0, dst.0, n as i64, number(dtype))
+                let src = job.apart(src.0, dst.0, (n, size as u64), dtype)?;
+                job.all_gather(src, dst.0, n as i64, number(dtype))
             }
             Collective::Broadcast { x, n, dtype, root } => job.broadcast(x.0, n, dtype, root),
             Collective::Barrier => job.barrier(),
@@ -258,6 +256,29 @@ impl Job<'_> {
         unsafe { hccl!(self.s.card, HcclAllGather(src, dst, n as u64, dtype, self.raw, raw)) }
     }
 
+    /// This rank's `n` elements at `part`, copied where they are its place in `whole`, that of all ranks: HCCL does not say that it takes
+    /// what overlaps.
+    fn apart(&mut self, part: u64, whole: u64, (n, size): (u64, u64), dtype: DType) -> Result<u64> {
+        let bytes = n * dtype.bytes() as u64;
+        if part + bytes <= whole || whole + size * bytes <= part {
+            return Ok(part);
+        }
+        self.copied(part, n, dtype)
+    }
+
+    /// As [`Job::apart`], copying what all ranks have.
+    fn apart_all(&mut self, whole: u64, part: u64, (n, size): (u64, u64), dtype: DType) -> Result<u64> {
+        let same = self.apart(part, whole, (n, size), dtype)? == part;
+        if same { Ok(whole) } else { self.copied(whole, n * size, dtype) }
+    }
+
+    fn copied(&mut self, addr: u64, n: u64, dtype: DType) -> Result<u64> {
+        let from = row(addr, n, dtype);
+        let to = self.s.temp(from.dtype, &[n as i64])?;
+        self.s.copy(to, from)?;
+        Ok(to.addr)
+    }
+
     /// `n` elements to each rank from each.
     fn all_to_all(&mut self, src: u64, dst: u64, n: i64, dtype: HcclDataType) -> Result<()> {
         let raw = self.s.handle.raw()?;
@@ -325,7 +346,8 @@ impl Job<'_> {
 
     fn reduce_scatter(&mut self, src: Addr, dst: Addr, n: u64, dtype: DType, how: Reduction) -> Result<()> {
         if let Some(op) = self.in_no_order(dtype, how)? {
-            let (src, dst, raw) = (src.0 as *mut c_void, dst.0 as *mut c_void, self.s.handle.raw()?);
+            let src = self.apart_all(src.0, dst.0, (n, self.size as u64), dtype)?;
+            let (src, dst, raw) = (src as *mut c_void, dst.0 as *mut c_void, self.s.handle.raw()?);
             self.s.remember("HcclReduceScatter");
             // SAFETY: as in `barrier`; `dst` has `n` elements and `src` as many for each rank.
             return unsafe {

@@ -232,6 +232,15 @@ impl AscendStream {
         done
     }
 
+    /// After a failure, when nothing queued before is on its way any more: its memory may be given back next.
+    fn settled(&mut self, done: Result<()>) -> Result<()> {
+        if done.is_err() && !self.recording {
+            // The first failure is the one that is told.
+            let _ = self.drain();
+        }
+        done
+    }
+
     fn not_while_recording(&self, call: &'static str) -> Result<()> {
         if self.recording { Err(self.card.error_text(call, "not while recording".into())) } else { Ok(()) }
     }
@@ -254,13 +263,15 @@ impl AscendStream {
 unsafe impl Stream for AscendStream {
     unsafe fn launch(&mut self, op: &Op) -> Result<()> {
         self.begin(op.name())?;
-        ops::launch(self, op)
+        let done = ops::launch(self, op);
+        self.settled(done)
     }
 
     unsafe fn upload(&mut self, src: &[u8], dst: Addr) -> Result<()> {
         self.card.bind()?;
         // SAFETY: as the caller promises.
-        unsafe { self.send(src, dst.0) }
+        let done = unsafe { self.send(src, dst.0) };
+        self.settled(done)
     }
 
     unsafe fn download(&mut self, src: Addr, dst: &mut [u8]) -> Result<()> {
@@ -268,7 +279,8 @@ unsafe impl Stream for AscendStream {
         self.card.bind()?;
         let raw = self.handle.raw()?;
         // SAFETY: as the caller promises.
-        unsafe { self.stage.download(raw, src.0, dst) }.map_err(|e| self.with_latest(e))
+        let done = unsafe { self.stage.download(raw, src.0, dst) }.map_err(|e| self.with_latest(e));
+        self.settled(done)
     }
 
     fn sync(&mut self) -> Result<()> {

@@ -12,7 +12,7 @@ use lm_saes_runtime::{Addr, Comm, Device, Result, Stream};
 use std::{sync::Arc, time::Duration};
 
 /// The engine for ranks whose tensors are on `device`, from one that connects them through host memory, and what it is: NCCL between
-/// GPUs where all ranks have it, otherwise `base`.
+/// GPUs where all ranks have it, HCCL between NPUs, otherwise `base`.
 ///
 /// # Errors
 /// A rank that is not there, or an engine that does not start.
@@ -31,6 +31,10 @@ pub fn on_device(
             }
             Found::Missing(base, why) => (base, format!("host memory ({why})")),
         });
+    }
+    #[cfg(feature = "ascend")]
+    if device.info().name.starts_with("npu") {
+        return Ok(crate::ascend::collectives_over(base)?);
     }
     let _ = (device, patience);
     Ok((base, "host memory".into()))

@@ -2,7 +2,7 @@
 //! root of the communicators goes through it.
 
 use super::client::{Files, on_ranks};
-use lm_saes_backends::{comm::on_devices, registry};
+use lm_saes_backends::{comm::on_device, registry};
 use lm_saes_runtime::{DType, Error, Group, Queue, Reduction, Result};
 use std::{thread, time::Duration};
 
@@ -10,7 +10,9 @@ use std::{thread, time::Duration};
 fn start() -> Result<(Group, Queue)> {
     let (files, rank) = Files::of_process();
     let device = registry().open(&format!("npu:{rank}"))?;
-    Ok((Group::new(on_devices(Box::new(files))), Queue::new(&device)?))
+    let (world, by) = on_device(&device, Box::new(files), Duration::from_secs(60))?;
+    assert_eq!(by, "HCCL between NPUs");
+    Ok((Group::new(world), Queue::new(&device)?))
 }
 
 #[test]

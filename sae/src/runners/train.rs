@@ -100,6 +100,8 @@ pub fn train_with(
         let mut all = run_config(settings);
         all["eval"] = json!(settings.eval);
         all["start"] = json!(format!("{start:?}"));
+        // Every rank has a device of its own, all of one kind.
+        all["device_type"] = json!(settings.device_type.split(':').next());
         agree(&mut open_queue(registry, &settings.device_type)?, &mesh.world, &all)?;
     }
     let mut bench =

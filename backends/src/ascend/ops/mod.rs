@@ -95,9 +95,13 @@ lowerings! {
 }
 
 /// What collectives compute beside HCCL's functions.
-const SUMS: [Lowering; 2] = {
+const SUMS: [Lowering; 3] = {
     let operators = &["aclnnInplaceAdd", "aclnnInplaceCopy"];
-    [Lowering { op: "all_reduce", operators }, Lowering { op: "reduce_scatter", operators }]
+    [
+        Lowering { op: "all_reduce", operators },
+        Lowering { op: "reduce_scatter", operators },
+        Lowering { op: "all_gather", operators },
+    ]
 };
 
 /// The operators of an op or a collective.
