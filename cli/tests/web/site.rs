@@ -66,9 +66,10 @@ impl Drop for Server {
     }
 }
 
-/// Where a new store goes: into a file, or in builds with MongoDB into a database of the server that is named.
+/// Where a new store goes: into a file, or with `LM_SAES_PAGES_ON=mongodb` into a database of the server that is named.
 pub fn place(file: &Path) -> String {
-    let database = if cfg!(feature = "mongodb") { lm_saes_tests::mongo_database() } else { None };
+    let on_mongodb = std::env::var("LM_SAES_PAGES_ON").is_ok_and(|on| on == "mongodb");
+    let database = if on_mongodb { lm_saes_tests::mongo_database() } else { None };
     database.unwrap_or_else(|| file.display().to_string())
 }
 
