@@ -17,8 +17,8 @@ mod stream;
 mod sys;
 mod view;
 
-use lm_saes_runtime::{Backend, Device, Error, Result};
 pub(crate) use hccl::over as collectives_over;
+use lm_saes_runtime::{Backend, Device, Error, Result};
 use load::Api;
 use std::sync::{Arc, OnceLock};
 

@@ -63,8 +63,7 @@ pub fn run(args: &Quickstart, registry: &Registry) -> Result<()> {
     console.phase("evaluating on passages kept from training");
     // A shortened run is short to its end.
     let evaluated = EVALUATION_TOKENS.min(args.tokens);
-    let (quality, downstream) =
-        runners::assess(&mut bench, &mut *report.dictionary, evaluated, evaluated)?;
+    let (quality, downstream) = runners::assess(&mut bench, &mut *report.dictionary, evaluated, evaluated)?;
     report_evaluation(&quality, &downstream);
     let address = args.out.join("lm-saes.db").display().to_string();
     let store = store::open(&address)?;
