@@ -290,7 +290,10 @@ clients! {
         if r.rank != 1 {
             assert_eq!((r.barrier(), r.wait()), (0, 507_048));
             let text = acl.message();
-            assert!(text.contains("remote rank 1 destroyed the communicator or ended"), "{text}");
+            // The third rank may have met the failure and left before this one asked.
+            let (_, missing) = text.split_once("remote rank ").expect("ranks are named");
+            let (missing, _) = missing.split_once(" destroyed the communicator or ended").expect("and why");
+            assert!(missing.split(", ").any(|rank| rank == "1"), "{text}");
         }
         assert_eq!(r.leave(), 0);
         r.finish(&[]);
