@@ -272,7 +272,7 @@ clients! {
         let r = Rank::start(acl);
         let x = acl.upload(&[1.0; 8]);
         if r.rank == 1 {
-            std::thread::sleep(Duration::from_millis(1500));
+            std::thread::sleep(Duration::from_millis(4500));
         } else {
             assert_eq!((r.all_reduce(x, x, 8, FP32, SUM), r.wait()), (0, 507_048));
             let text = acl.message();
@@ -398,7 +398,7 @@ fn communicators_and_memory_live_as_long_as_they_are_used() {
 
 #[test]
 fn a_rank_that_is_missing_is_named_in_time() {
-    work("waits_for_a_rank_that_does_not_come", 3, "hccl_timeout=700");
-    work("waits_for_a_rank_that_does_nothing", 3, "hccl_timeout=700");
+    work("waits_for_a_rank_that_does_not_come", 3, "hccl_timeout=3000");
+    work("waits_for_a_rank_that_does_nothing", 3, "hccl_timeout=3000");
     work("waits_for_a_rank_that_ends", 3, "");
 }
