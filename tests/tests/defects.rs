@@ -1,22 +1,25 @@
 //! Known bugs of the reference system: which test holds each of them off here, and tests of those that belong to no one variant.
-//! One has no path here: 12 of VARIANTS, a kernel that is handed its decoder transposed.
 
 use lm_saes::{
-    dictionary::checkpoint::{self, LoadOptions},
+    dictionary::{
+        Codes, build,
+        checkpoint::{self, LoadOptions},
+    },
     runners::{self, Start},
     settings::{GenerateSettings, from_tree},
     training::Silent,
 };
 use lm_saes_backends::registry;
+use lm_saes_runtime::Queue;
 use lm_saes_tests::{
-    queue,
+    apply, noise, queue,
     tiny::{self, HOOK},
 };
 use serde_json::{Value, json};
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 /// Numbers as in VARIANTS §16, and as in the list of FEATURES.
-const KNOWN: [(&str, &str, &str); 52] = [
+const KNOWN: [(&str, &str, &str); 54] = [
     (
         "VARIANTS 1",
         "tests/tests/dictionary.rs",
@@ -75,6 +78,7 @@ const KNOWN: [(&str, &str, &str); 52] = [
         "tests/tests/lorsa.rs",
         "defect_11_z_patterns_add_up_to_pre_activations_also_with_one_feature_a_qk_head",
     ),
+    ("VARIANTS 12", "tests/tests/defects.rs", "defect_12_sparse_codes_decode_to_what_dense_ones_do"),
     ("VARIANTS 13", "tests/tests/clt.rs", "defect_13_one_layer_encodes_as_among_all_with_gating_and_without"),
     (
         "VARIANTS 14",
@@ -134,6 +138,7 @@ const KNOWN: [(&str, &str, &str); 52] = [
         "tests/tests/lorsa.rs",
         "defect_11_z_patterns_add_up_to_pre_activations_also_with_one_feature_a_qk_head",
     ),
+    ("FEATURES 12", "tests/tests/defects.rs", "defect_12_sparse_codes_decode_to_what_dense_ones_do"),
     (
         "FEATURES 13",
         "tests/tests/golden_saelens.rs",
@@ -197,6 +202,42 @@ fn every_known_bug_has_the_test_that_is_listed() {
     for (bug, file, test) in KNOWN {
         let text = fs::read_to_string(root.join(file)).unwrap_or_else(|e| panic!("{bug}: {file}: {e}"));
         assert!(text.contains(&format!("fn {test}(")), "{bug}: {file} has no test {test}");
+    }
+    let numbers = |list: &str| -> BTreeSet<u32> {
+        let of = KNOWN.iter().filter_map(|(bug, ..)| bug.strip_prefix(list));
+        of.flat_map(|n| n.split(", ").map(|n| n.trim().parse().unwrap())).collect()
+    };
+    assert_eq!(numbers("VARIANTS"), (1..=15).collect());
+    assert_eq!(numbers("FEATURES"), (1..=27).collect());
+}
+
+/// The reference system's sparse kernel is handed the decoder transposed; that it has more features than dimensions shows it.
+#[test]
+fn defect_12_sparse_codes_decode_to_what_dense_ones_do() {
+    let (q, d, s, rows) = (&mut queue(), 6, 18, 10);
+    for act_fn in ["topk", "batchtopk"] {
+        let settings = json!({"sae_type": "sae", "hook_point_in": "a", "hook_point_out": "b", "d_model": d,
+            "expansion_factor": s / d, "act_fn": act_fn, "top_k": 4, "norm_activation": "inference"});
+        let mut dictionary = build(q, &from_tree(&settings).unwrap()).unwrap();
+        for (i, p) in dictionary.params_mut().into_iter().enumerate() {
+            q.upload(&noise(i as u64 + 1, p.value.len()), &mut p.value).unwrap();
+        }
+        let (codes, made) = apply(q, &mut *dictionary, &[noise(9, rows * d)], None).unwrap();
+        assert!(matches!(dictionary.codes()[0], Codes::Sparse(_)), "{act_fn}");
+        let value = |q: &mut Queue, name: &str| -> Vec<f32> {
+            let p = dictionary.params().into_iter().find(|p| p.name == name).unwrap();
+            q.download(&p.value).unwrap()
+        };
+        let (w, b) = (value(q, "W_D"), value(q, "b_D"));
+        for (r, (f, y)) in codes.chunks(s).zip(made[0].chunks(d)).enumerate() {
+            assert!(f.iter().any(|f| *f > 0.0) || act_fn == "batchtopk", "row {r}");
+            for c in 0..d {
+                let sum =
+                    f.iter().enumerate().map(|(i, f)| f64::from(*f) * f64::from(w[i * d + c])).sum::<f64>();
+                let want = sum + f64::from(b[c]);
+                assert!((f64::from(y[c]) - want).abs() < 1e-5, "{act_fn} [{r}, {c}]: {} {want}", y[c]);
+            }
+        }
     }
 }
 
