@@ -300,6 +300,27 @@ fn contexts_in_several_chunks_give_what_one_chunk_gives() {
 }
 
 #[test]
+fn a_step_never_holds_the_attention_matrices_of_its_batch() {
+    let mut q = queue();
+    let (contexts, len, n_qk) = (8, 512, 6);
+    let loss = LossSettings::default();
+    for act_fn in ACTIVATIONS {
+        let settings = settings(json!({"act_fn": act_fn, "n_ctx": len, "n_qk_heads": n_qk}));
+        let mut d = scrambled(&mut q, &settings);
+        let mut arena = Arena::planning("step");
+        d.plan(&mut arena, contexts * len, K, Some(&loss)).unwrap();
+        let matrices = 4 * contexts * n_qk * len * len;
+        assert!(arena.used() < matrices / 3, "{act_fn}: {} where the matrices take {matrices}", arena.used());
+        // Nor does it grow like one: contexts twice as long and half as many take what these do.
+        let settings = self::settings(json!({"act_fn": act_fn, "n_ctx": 2 * len, "n_qk_heads": n_qk}));
+        let mut d = scrambled(&mut q, &settings);
+        let mut longer = Arena::planning("step");
+        d.plan(&mut longer, contexts * len, K, Some(&loss)).unwrap();
+        assert!(longer.used() < arena.used() * 11 / 10, "{act_fn}: {} {}", longer.used(), arena.used());
+    }
+}
+
+#[test]
 fn random_values_have_the_spread_the_reference_system_gives_them() {
     let mut q = queue();
     let big = settings(json!({
