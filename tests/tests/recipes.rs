@@ -1,9 +1,13 @@
 //! Settings files as the reference system's users write them, one for each of its recipes: all are read unchanged and planned
-//! without their device, model or data.
+//! without their device, model or data. And what the pages of the variants have to say about settings.
 
 use lm_saes::{
+    dictionary::{
+        CltSettings, CrossCoderSettings, GatedSettings, LorsaSettings, MatryoshkaSettings, MoltSettings,
+        SaeSettings, variants::Variant,
+    },
     runners::{self, Plan},
-    settings::{KSchedule, SweepSettings, TrainSettings, load},
+    settings::{KSchedule, SweepSettings, TrainSettings, field_names, load},
 };
 use lm_saes_backends::registry;
 use std::path::{Path, PathBuf};
@@ -80,4 +84,36 @@ fn mixture_of_linear_transforms() {
     let (_, plan) = planned("pythia_molt.toml");
     assert_eq!(plan.d_sae, 310);
     assert_eq!(parameters(&plan), D * 310 + 2 * 310 + 2 * D * 5 * 5120 + D);
+}
+
+#[test]
+fn every_variant_has_a_page_with_formula_shapes_all_settings_when_to_use_it_and_source() {
+    let rooms = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sae/src/dictionary");
+    let own: [(&str, &[&str]); 7] = [
+        ("sae", field_names::<SaeSettings>()),
+        ("gated", field_names::<GatedSettings>()),
+        ("matryoshka", field_names::<MatryoshkaSettings>()),
+        ("crosscoder", field_names::<CrossCoderSettings>()),
+        ("clt", field_names::<CltSettings>()),
+        ("lorsa", field_names::<LorsaSettings>()),
+        ("molt", field_names::<MoltSettings>()),
+    ];
+    // The others are only read from other tools.
+    let trained: Vec<&str> = own.iter().map(|(tag, _)| *tag).collect();
+    let known = Variant::TAGS.iter().filter(|tag| !["matching_pursuit", "temporal"].contains(tag));
+    assert!(known.clone().count() == own.len() && known.clone().all(|tag| trained.contains(tag)));
+    for (tag, keys) in own {
+        let page = std::fs::read_to_string(rooms.join(tag).join("README.md")).unwrap();
+        for key in keys.iter().chain(&["act_fn"]) {
+            assert!(page.contains(&format!("`{key}")), "{tag}: {key} is not explained");
+        }
+        for part in ["ŷ", "| shape |"] {
+            assert!(page.contains(part), "{tag}: no {part:?}");
+        }
+        assert!(page.contains("Source: ") || page.contains("Sources: "), "{tag}: whose it is");
+        let example = page.split("`cli/examples/").nth(1).and_then(|rest| rest.split('`').next());
+        let example = rooms.join("../../../cli/examples").join(example.expect("an example"));
+        assert!(example.is_file(), "{tag}: {}", example.display());
+        assert!(page.to_lowercase().contains("when to use it"), "{tag}: when to use it");
+    }
 }
