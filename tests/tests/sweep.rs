@@ -3,7 +3,7 @@
 
 use lm_saes::{
     runners::{self, Outcome, Start, SweepReport},
-    settings::{SweepMember, SweepSettings},
+    settings::{DictionaryChoice, SweepMember, SweepSettings},
     training::{MemberProgress, Observer, Silent, snapshot},
 };
 use lm_saes_backends::registry;
@@ -84,6 +84,99 @@ fn a_sweep_on_whole_contexts_is_the_same_as_single_runs_too() {
         sweep_of(members, &["activation_factory.target=activations-2d", "activation_factory.batch_size=3"]);
     run(&s, Start::Fresh);
     for member in &s.members {
+        let folder = dir.path().join("alone").join(&member.name);
+        alone(member, &folder);
+        assert_same(&folder, &dir.path().join("sweep").join(&member.name));
+    }
+}
+
+/// A member of every variant, all on whole contexts, which Lorsa needs.
+fn variants() -> Value {
+    let (into, out) = (
+        ["blocks.0.ln2.hook_normalized", "blocks.1.ln2.hook_normalized"],
+        ["blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out"],
+    );
+    let member = |name: &str, tag: &str, act_fn: &str, hooks: &[&str], own: Value| {
+        let mut all = json!({"name": name, "sae.sae_type": tag, "sae.d_model": 48, "sae.expansion_factor": 2,
+            "sae.act_fn": act_fn, "sae.top_k": 8, "activation_factory.hook_points": hooks});
+        own.as_object().unwrap().iter().for_each(|(key, v)| all[key] = v.clone());
+        all
+    };
+    let one = |hooks: [&str; 2]| json!({"sae.hook_point_in": hooks[0], "sae.hook_point_out": hooks[1]});
+    let with = |mut base: Value, more: Value| {
+        more.as_object().unwrap().iter().for_each(|(key, v)| base[key] = v.clone());
+        base
+    };
+    let unlike = json!({"initializer.init_encoder_with_decoder_transpose": false, "initializer.grid_search_init_norm": false});
+    let (same, mlp) = (one([OTHER, OTHER]), with(one([into[0], out[0]]), unlike.clone()));
+    let layers = json!({"sae.hook_points_in": into, "sae.hook_points_out": out});
+    let attention = ["blocks.0.ln1.hook_normalized", "blocks.0.hook_attn_out"];
+    let heads = json!({"sae.n_qk_heads": 4, "sae.d_qk_head": 12, "sae.n_ctx": 24, "sae.rotary_dim": 4});
+    json!([
+        member(
+            "transcoder",
+            "sae",
+            "batchtopk",
+            &[into[0], out[0]],
+            with(mlp.clone(), json!({"sae.use_skip_connection": true}))
+        ),
+        member(
+            "gated",
+            "gated",
+            "relu",
+            &[OTHER],
+            with(
+                same.clone(),
+                json!({
+            "trainer.sparsity_loss_type": "power", "trainer.l1_coefficient": 0.1})
+            )
+        ),
+        member(
+            "matryoshka",
+            "matryoshka",
+            "batchtopk",
+            &[OTHER],
+            with(same, json!({"sae.widths": [24, 96]}))
+        ),
+        member(
+            "crosscoder",
+            "crosscoder",
+            "topk",
+            &[OTHER, out[1]],
+            json!({"sae.hook_points": [OTHER, out[1]]})
+        ),
+        member("clt", "clt", "layertopk", &[into, out].concat(), with(layers, unlike.clone())),
+        member(
+            "molt",
+            "molt",
+            "topk",
+            &[into[0], out[0]],
+            with(
+                mlp,
+                json!({
+            "sae.expansion_factor": 1, "sae.rank_counts": {"1": 24, "2": 16, "4": 8}})
+            )
+        ),
+        member("lorsa", "lorsa", "topk", &attention, with(with(one(attention), heads), unlike)),
+    ])
+}
+
+#[test]
+fn members_of_every_variant_are_what_they_would_be_alone_bit_for_bit() {
+    let more = [
+        "activation_factory.target=activations-2d",
+        "activation_factory.batch_size=3",
+        "trainer.total_training_tokens=1440",
+        "trainer.lr_warm_up_steps=2",
+        "trainer.log_frequency=5",
+    ];
+    let (dir, s) = sweep_of(variants(), &more);
+    let report = run(&s, Start::Fresh);
+    for (member, report) in s.members.iter().zip(&report.members) {
+        assert!(matches!(report.outcome, Outcome::Complete { .. }), "{}: {report:?}", member.name);
+        let DictionaryChoice::Settings(dictionary) = &member.settings.sae else { panic!("a new dictionary") };
+        let tag = if member.name == "transcoder" { "sae" } else { &member.name };
+        assert_eq!(dictionary.sae_type(), tag);
         let folder = dir.path().join("alone").join(&member.name);
         alone(member, &folder);
         assert_same(&folder, &dir.path().join("sweep").join(&member.name));
