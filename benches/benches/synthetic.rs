@@ -1,149 +1,48 @@
-//! Do dictionaries find features that are really there? Activations are sums of known directions, some of which appear only
-//! together or only below another; each kind of dictionary trains on them for the same number of steps, and the table says how
-//! many directions its decoder has found (cosine of at least 0.9) and how close it comes on average, beside a random decoder.
-//! Everything is drawn by counter, so a run repeats. `SYNTHETIC_STEPS` sets the steps (1500), `SYNTHETIC_ONLY` picks kinds by name.
+//! Do dictionaries find features that are really there? Each kind trains on rows made of known features, some of which appear
+//! only together or only below another, for the same number of steps; the table says how many it has found (cosine of at least
+//! 0.9 with the truth) and how close it comes on average, beside what a random decoder of its shape scores. The worlds are in
+//! `tests/src/synthetic`. Everything is drawn by counter, so a run repeats. `SYNTHETIC_STEPS` sets the steps (1500),
+//! `SYNTHETIC_ONLY` picks kinds by a part of their names.
 
-use lm_saes::{
-    Result,
-    activations::Batch,
-    dictionary::{Dictionary, build},
-    settings::{DictionarySettings, InitializerSettings, TrainerSettings, from_tree},
-    training::{BatchSource, Silent, Trainer, initialise, schedules::Schedules},
-};
+use lm_saes::Result;
 use lm_saes_backends::registry;
-use lm_saes_kernels::philox;
 use lm_saes_runtime::Queue;
+use lm_saes_tests::synthetic::{
+    self, Design, GROUPS, TRUE, World, attended, mean_max_cosine, random, recall,
+};
 use serde_json::{Value, json};
-use std::{path::Path, time::Instant};
+use std::time::Instant;
 
-const D: usize = 64;
-const ROWS: usize = 1024;
 /// Rows drawn once; training goes round them.
-const SAMPLES: usize = 128 * ROWS;
-/// True features: parents, each with children that appear only with it; pairs that mostly appear together; single ones.
-const PARENTS: usize = 16;
-const CHILDREN: usize = 3;
-const PAIRS: usize = 16;
-const SINGLES: usize = 32;
-const TRUE: usize = PARENTS * (1 + CHILDREN) + 2 * PAIRS + SINGLES;
-const SEED: u64 = 20;
+const SAMPLES: usize = 128 * 1024;
 
-/// Where each kind of true feature is.
-const GROUPS: [(&str, std::ops::Range<usize>); 4] = [
-    ("parents", 0..PARENTS),
-    ("children", PARENTS..PARENTS * (1 + CHILDREN)),
-    ("pairs", PARENTS * (1 + CHILDREN)..TRUE - SINGLES),
-    ("singles", TRUE - SINGLES..TRUE),
-];
+/// A kind of dictionary: name, settings of it, settings of its trainer.
+type Kind = (&'static str, Value, Value);
 
-/// Known directions and rows made of them.
-struct World {
-    /// `[TRUE, D]`, unit rows.
-    directions: Vec<f32>,
-    /// `[SAMPLES, D]`.
-    rows: Vec<f32>,
-    /// Mean number of features in a row.
-    l0: f64,
+fn with(mut base: Value, more: Value) -> Value {
+    more.as_object().into_iter().flatten().for_each(|(key, v)| base[key] = v.clone());
+    base
 }
 
-impl World {
-    fn draw() -> Self {
-        let mut directions: Vec<f32> =
-            (0..TRUE * D).map(|i| philox::normal(SEED, i as u64, 0.0, 1.0)).collect();
-        for v in directions.chunks_mut(D) {
-            let norm = v.iter().map(|v| v * v).sum::<f32>().sqrt();
-            v.iter_mut().for_each(|v| *v /= norm);
-        }
-        let mut rows = vec![0.0; SAMPLES * D];
-        let mut count = 0;
-        for (r, row) in rows.chunks_mut(D).enumerate() {
-            let at = |what: u64, i: usize| ((r as u64) << 12 | i as u64) + (what << 50);
-            let chance = |i: usize| philox::uniform(SEED + 1, at(0, i), 0.0, 1.0);
-            let strength = |i: usize| philox::normal(SEED + 2, at(1, i), 1.0, 0.25).max(0.3);
-            for (i, v) in row.iter_mut().enumerate() {
-                *v = philox::normal(SEED + 3, at(2, i), 0.0, 0.02);
-            }
-            for i in (0..TRUE).filter(|&i| present(i, &chance)) {
-                count += 1;
-                let a = strength(i);
-                row.iter_mut().zip(&directions[i * D..]).for_each(|(x, v)| *x += a * v);
-            }
-        }
-        Self { directions, rows, l0: f64::from(count) / SAMPLES as f64 }
-    }
-
-    /// Largest cosine of each true direction with a row of `decoder [S, D]`; with either sign where activations have both.
-    fn closest(&self, decoder: &[f32], signed: bool) -> Vec<f32> {
-        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
-        let norms: Vec<f32> = decoder.chunks(D).map(|w| dot(w, w).sqrt().max(f32::MIN_POSITIVE)).collect();
-        let best = |v: &[f32]| {
-            let cosines = decoder.chunks(D).zip(&norms).map(|(w, n)| dot(v, w) / n);
-            cosines.map(|c| if signed { c.abs() } else { c }).fold(-1.0, f32::max)
-        };
-        self.directions.chunks(D).map(best).collect()
-    }
+fn top(act_fn: &str, k: usize) -> Value {
+    json!({"act_fn": act_fn, "top_k": k})
 }
 
-/// Whether true feature i is in a row with these chances, one for each feature.
-fn present(i: usize, chance: &dyn Fn(usize) -> f32) -> bool {
-    let [parents, children, pairs, _] = &GROUPS.map(|g| g.1);
-    if parents.contains(&i) {
-        return chance(i) < 0.08;
-    }
-    if children.contains(&i) {
-        let parent = (i - children.start) / CHILDREN;
-        return chance(parent) < 0.08 && chance(i) < 0.3;
-    }
-    if pairs.contains(&i) {
-        // Four times in five a pair follows its first one's chance.
-        let first = pairs.start + (i - pairs.start) / 2 * 2;
-        let own = chance(i + TRUE) < 0.2;
-        return chance(if own { i } else { first }) < 0.03;
-    }
-    // From one row in ten to one in two hundred.
-    chance(i) < 0.1 / (1.0 + (i - (TRUE - SINGLES)) as f32 * 0.3)
+fn auxk() -> Value {
+    json!({"auxk_coefficient": 0.03125, "k_aux": 32, "dead_threshold": 50_000})
 }
 
-/// The rows, round and round.
-struct Rows<'a> {
-    world: &'a World,
-    hook_points: Vec<String>,
-    next: usize,
+fn l1(kind: &str, c: f64) -> Value {
+    json!({"sparsity_loss_type": kind, "l1_coefficient": c})
 }
 
-impl BatchSource for Rows<'_> {
-    fn hook_points(&self) -> &[String] {
-        &self.hook_points
-    }
-    fn next(&mut self, q: &mut Queue) -> Result<Option<Batch>> {
-        let from = self.next * ROWS % SAMPLES;
-        self.next += 1;
-        let acts = vec![q.tensor(ROWS, D, &self.world.rows[from * D..(from + ROWS) * D])?];
-        Ok(Some(Batch { acts, tokens: vec![0; ROWS], mask: vec![1; ROWS], contexts: None, n_valid: ROWS }))
-    }
-    fn save_state(&self, _: &mut Queue, _: &Path) -> Result<()> {
-        Ok(())
-    }
-    fn load_state(&mut self, _: &mut Queue, _: &Path) -> Result<()> {
-        Ok(())
-    }
-}
-
-/// Every kind of dictionary: name, settings of it, settings of its trainer.
-fn kinds() -> Vec<(&'static str, Value, Value)> {
+fn saes() -> Vec<Kind> {
     let k = 5;
-    let auxk = json!({"auxk_coefficient": 0.03125, "k_aux": 32, "dead_threshold": 50_000});
-    let l1 = |kind: &str, c: f64| json!({"sparsity_loss_type": kind, "l1_coefficient": c});
-    let top = |act_fn: &str| json!({"sae_type": "sae", "act_fn": act_fn, "top_k": k});
-    let relu = json!({"sae_type": "sae", "act_fn": "relu"});
-    let with = |mut base: Value, more: Value| {
-        more.as_object().into_iter().flatten().for_each(|(key, v)| base[key] = v.clone());
-        base
-    };
+    let relu = json!({"act_fn": "relu"});
     let annealed = json!({"p": 1.0, "p_end": 0.5, "anneal_start": 0.2, "anneal_end": 0.9});
     let resampled = json!({"resample_frequency": 250, "dead_threshold": 50_000});
     let steered = json!({"target_l0": k, "jumprelu_lr_factor": 1.0});
-    let jump = json!({"sae_type": "sae", "act_fn": "jumprelu", "jumprelu_threshold_window": 0.4});
+    let jump = json!({"act_fn": "jumprelu", "jumprelu_threshold_window": 0.4});
     vec![
         ("relu, L1", relu.clone(), l1("power", 2.0)),
         ("relu, p-annealing", relu, with(l1("power-sum", 2.0), annealed)),
@@ -154,75 +53,81 @@ fn kinds() -> Vec<(&'static str, Value, Value)> {
             with(jump, json!({"use_direct_jumprelu_threshold": true})),
             with(l1("target-l0", 10.0), steered),
         ),
-        ("topk", top("topk"), auxk.clone()),
-        ("topk, resampling", top("topk"), resampled),
-        ("batchtopk", top("batchtopk"), auxk.clone()),
-        ("abstopk", top("abstopk"), auxk.clone()),
-        ("groupmax", json!({"sae_type": "sae", "act_fn": "groupmax", "top_k": 8}), auxk.clone()),
+        ("topk", top("topk", k), auxk()),
+        ("topk, resampling", top("topk", k), resampled),
+        ("batchtopk", top("batchtopk", k), auxk()),
+        ("abstopk", top("abstopk", k), auxk()),
+        ("groupmax", top("groupmax", 8), auxk()),
         (
             "matryoshka, batchtopk",
-            json!({"sae_type": "matryoshka", "act_fn": "batchtopk", "top_k": k, "widths": [16, 64, TRUE]}),
-            auxk,
+            with(top("batchtopk", k), json!({"sae_type": "matryoshka", "widths": [16, 64, TRUE]})),
+            auxk(),
         ),
     ]
 }
 
-/// A trained dictionary's L0 and explained variance over its last steps, and its decoder.
-fn train(
-    q: &mut Queue,
-    world: &World,
-    sae: &Value,
-    trainer: &Value,
-    steps: usize,
-) -> Result<(f64, f64, Vec<f32>)> {
-    let mut settings = json!({
-        "hook_point_in": "x", "hook_point_out": "x", "d_model": D, "expansion_factor": TRUE / D,
-    });
-    sae.as_object().into_iter().flatten().for_each(|(key, v)| settings[key] = v.clone());
-    let settings: DictionarySettings = from_tree(&settings)?;
-    let mut training = json!({
-        "total_training_tokens": steps * ROWS, "lr": 2e-3, "lr_warm_up_steps": 0.05, "k_warmup_steps": 0,
-        "n_checkpoints": 0,
-    });
-    trainer.as_object().into_iter().flatten().for_each(|(key, v)| training[key] = v.clone());
-    let training: TrainerSettings = from_tree(&training)?;
-    let starting = InitializerSettings {
-        grid_search_init_norm: true,
-        init_log_jumprelu_threshold_value: Some(-1.0),
-        ..Default::default()
-    };
-    let mut source = Rows { world, hook_points: vec!["x".into()], next: 0 };
-    let schedules = Schedules::resolve(&training, ROWS as u64, None)?;
-    let dictionary = build(q, &settings)?;
-    let mut trainer = Trainer::new(q, dictionary, training, schedules, ROWS)?;
-    initialise(q, trainer.dictionary_mut(), &starting, &mut source, None, &mut Silent)?;
-    let (mut l0, mut ev, last) = (0.0, 0.0, steps / 20);
-    for step in 0..steps {
-        let Some(mut batch) = source.next(q)? else { break };
-        let quality = trainer.step(q, &source.hook_points, &mut batch)?.quality.unwrap_or_default();
-        if step + last >= steps {
-            (l0, ev) = (l0 + quality.0 / last as f64, ev + quality.1 / last as f64);
-        }
-    }
-    Ok((l0, ev, decoder(q, trainer.dictionary())?))
+/// Every world with the kinds that train on it.
+fn kinds() -> Vec<(Design, Vec<Kind>)> {
+    let k = 5;
+    let none = json!({});
+    // Nothing brings a transform back that no row selects.
+    let wide_at_first = json!({"lr": 5e-3, "initial_k": 32, "k_warmup_steps": 0.5});
+    let batch = top("batchtopk", k);
+    vec![
+        (Design::Sae, saes()),
+        (
+            Design::Transcoder,
+            vec![
+                ("transcoder, topk", top("topk", k), auxk()),
+                ("transcoder, batchtopk", batch.clone(), auxk()),
+                (
+                    "skip transcoder, batchtopk",
+                    with(batch.clone(), json!({"use_skip_connection": true})),
+                    auxk(),
+                ),
+                ("GLU transcoder, batchtopk", with(batch.clone(), json!({"use_glu_encoder": true})), auxk()),
+            ],
+        ),
+        // A head has three quarters of the features.
+        (
+            Design::Crosscoder,
+            vec![
+                ("crosscoder, topk", top("topk", 4), none.clone()),
+                ("crosscoder, batchtopk", top("batchtopk", 4), none.clone()),
+            ],
+        ),
+        (
+            Design::Layers,
+            vec![
+                ("CLT, layertopk", top("layertopk", k), none.clone()),
+                ("CLT, batchlayertopk", top("batchlayertopk", k), none.clone()),
+            ],
+        ),
+        (
+            Design::Transforms,
+            vec![
+                ("MoLT, topk", top("topk", k), wide_at_first.clone()),
+                ("MoLT, batchtopk", batch.clone(), wide_at_first),
+            ],
+        ),
+        (
+            Design::Attention,
+            vec![("Lorsa, topk", top("topk", k), auxk()), ("Lorsa, batchtopk", batch, auxk())],
+        ),
+    ]
 }
 
-fn decoder(q: &mut Queue, dictionary: &dyn Dictionary) -> Result<Vec<f32>> {
-    let w_d = dictionary.params().into_iter().find(|p| p.name == "W_D");
-    w_d.map_or(Ok(Vec::new()), |p| Ok(q.download(&p.value)?))
-}
-
-fn row(name: &str, world: &World, decoder: &[f32], l0: Option<(f64, f64)>, seconds: f64) {
-    let closest = world.closest(decoder, name == "abstopk");
-    let found = |of: &[f32]| 100.0 * of.iter().filter(|&&c| c >= 0.9).count() as f64 / of.len() as f64;
-    let mean = closest.iter().sum::<f32>() / closest.len() as f32;
-    let by_group: Vec<String> =
-        GROUPS.iter().map(|(_, range)| format!("{:.0}", found(&closest[range.clone()]))).collect();
-    let (l0, ev) = l0.map_or(("".into(), "".into()), |(l0, ev)| (format!("{l0:.1}"), format!("{ev:.3}")));
+/// A line of the table.
+fn line(name: &str, closest: &[(f32, usize)], baseline: &[(f32, usize)], rest: &str) {
+    let percent = |share: f64| format!("{:.0}", 100.0 * share);
+    let groups: Vec<String> = GROUPS.iter().map(|g| percent(recall(&closest[g.1.clone()]))).collect();
     println!(
-        "| {name} | {:.0} % | {mean:.3} | {} | {l0} | {ev} | {seconds:.1} |",
-        found(&closest),
-        by_group.join(" / ")
+        "| {name} | {} % | {:.3} | {} % / {:.3} | {} | {rest} |",
+        percent(recall(closest)),
+        mean_max_cosine(closest),
+        percent(recall(baseline)),
+        mean_max_cosine(baseline),
+        groups.join(" / "),
     );
 }
 
@@ -230,25 +135,41 @@ fn main() -> Result<()> {
     let steps = std::env::var("SYNTHETIC_STEPS").ok().and_then(|v| v.parse().ok()).unwrap_or(1500).max(20);
     let only = std::env::var("SYNTHETIC_ONLY").unwrap_or_default();
     let q = &mut Queue::new(&registry().open("auto")?)?;
-    let began = Instant::now();
-    let world = World::draw();
-    println!(
-        "{TRUE} true features in {D} dimensions, {:.1} in a row; {steps} steps of {ROWS} rows; drawn in {:.1} s\n",
-        world.l0,
-        began.elapsed().as_secs_f64()
-    );
+    println!("{TRUE} true features, {steps} steps\n");
     let names: Vec<&str> = GROUPS.iter().map(|g| g.0).collect();
     println!(
-        "| dictionary | recall | mean max cosine | recall: {} (%) | L0 | explained | seconds |",
+        "| dictionary | recall | mean max cosine | random decoder: both | recall: {} (%) | L0 | explained | seconds |",
         names.join(" / ")
     );
-    println!("|---|---|---|---|---|---|---|");
-    let random: Vec<f32> = (0..TRUE * D).map(|i| philox::normal(SEED + 9, i as u64, 0.0, 1.0)).collect();
-    row("random decoder", &world, &random, None, 0.0);
-    for (name, sae, trainer) in kinds().iter().filter(|k| k.0.contains(&only)) {
-        let began = Instant::now();
-        let (l0, ev, decoder) = train(q, &world, sae, trainer, steps)?;
-        row(name, &world, &decoder, Some((l0, ev)), began.elapsed().as_secs_f64());
+    println!("|---|---|---|---|---|---|---|---|");
+    let mut notes = Vec::new();
+    for (design, kinds) in kinds() {
+        let wanted: Vec<Kind> = kinds.into_iter().filter(|k| k.0.contains(&only)).collect();
+        if wanted.is_empty() {
+            continue;
+        }
+        let world = World::draw(design, SAMPLES);
+        let drawn = random(q, &world)?;
+        for (name, own, trainer) in wanted {
+            let (began, signed) = (Instant::now(), name == "abstopk");
+            let trained = synthetic::train(q, &world, &own, &trainer, steps)?;
+            let closest = world.closest(&trained.features, signed);
+            let seconds = began.elapsed().as_secs_f64();
+            let rest = format!("{:.1} | {:.3} | {seconds:.1}", trained.l0, trained.explained);
+            line(name, &closest, &world.closest(&drawn, signed), &rest);
+            if design == Design::Attention {
+                let mut trained = trained;
+                let mut untrained = synthetic::train(q, &world, &own, &trainer, 0)?;
+                let before = world.closest(&untrained.features, signed);
+                let after = attended(q, &world, &mut *trained.dictionary, &closest)?;
+                let before = attended(q, &world, &mut *untrained.dictionary, &before)?;
+                notes.push(format!(
+                    "{name}: overlap of patterns with the true ones {:.3} (before training {:.3}), mean cosine of values {:.3} ({:.3})",
+                    after.overlap, before.overlap, after.values, before.values,
+                ));
+            }
+        }
     }
+    notes.iter().for_each(|note| println!("\n{note}"));
     Ok(())
 }

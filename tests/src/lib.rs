@@ -7,6 +7,7 @@ pub mod gguf;
 pub mod golden;
 pub mod ranks;
 pub mod stub;
+pub mod synthetic;
 pub mod tiny;
 pub mod wide;
 
