@@ -14,12 +14,14 @@
 //!   [`ActivationStream::cursor`] is a few integers; with the rows in the buffer, which took model runs to make, it is
 //!   written by [`ActivationStream::save_state`] and goes on bit for bit after [`ActivationStream::load_state`].
 
+mod ahead;
 mod buffer;
 mod model;
 mod open;
 mod state;
 mod stream;
 
+pub use ahead::Part;
 pub use open::{open_stream, open_tokens};
 pub use stream::{ActivationStream, Progress, StreamCursor, StreamSettings};
 
@@ -31,6 +33,16 @@ use serde::{Deserialize, Serialize};
 pub trait Producer {
     /// Activations `[batch·len, d]` at each hook point, in the order given; any float type.
     fn activations(&self, q: &mut Queue, hook_points: &[String], tokens: &TokenBatch) -> Result<Vec<Tensor>>;
+
+    /// Model batches it is best asked for at once.
+    fn at_once(&self) -> usize {
+        1
+    }
+
+    /// What [`Producer::activations`] gives for each of several model batches, bit for bit.
+    fn several(&self, q: &mut Queue, hook_points: &[String], batches: &[TokenBatch]) -> Result<Vec<Part>> {
+        batches.iter().map(|tokens| Ok(Part::whole(self.activations(q, hook_points, tokens)?))).collect()
+    }
 }
 
 /// What one row of a batch is; upstream's names.

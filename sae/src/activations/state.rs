@@ -131,6 +131,7 @@ impl ActivationStream {
         }
         self.tokens.seek(&header.cursor.tokens)?;
         self.buffer.clear();
+        self.ahead.clear();
         self.buffer.append(q, &acts.iter().map(View::from).collect::<Vec<_>>(), &batch, None)?;
         self.at = header.cursor;
         Ok(())

@@ -1,13 +1,14 @@
 //! The stream from text to training batches. It pulls: a batch is made when asked for, by running as many model batches as
 //! it takes. Its cursor and the rows waiting in its buffer are its whole state.
 
-use super::{Batch, Producer, Target, buffer::RowBuffer};
+use super::{Batch, Part, Producer, Target, ahead::Ahead, buffer::RowBuffer};
 use crate::{
     Error, Result,
-    data::{TokenBatch, TokenCursor, TokenPolicy, TokenStream},
+    data::{TokenCursor, TokenPolicy, TokenStream},
 };
 use lm_saes_runtime::{Queue, Tensor, View};
 use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
 
 /// What comes out of an [`ActivationStream`] (TRAINING §7.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +66,8 @@ pub struct ActivationStream {
     pub(super) settings: StreamSettings,
     pub(super) tokens: TokenStream,
     pub(super) buffer: RowBuffer,
+    /// Model batches that were run and are not in the buffer yet.
+    pub(super) ahead: VecDeque<Ahead>,
     pub(super) at: StreamCursor,
 }
 
@@ -77,17 +80,17 @@ impl ActivationStream {
         let unit = check(&settings, tokens.policy())?;
         let reserve = rows_held(&settings, tokens.policy(), tokens.model_batch_size());
         let buffer = RowBuffer::new(unit, reserve);
-        Ok(Self { settings, tokens, buffer, at: StreamCursor::default() })
+        Ok(Self { settings, tokens, buffer, ahead: VecDeque::new(), at: StreamCursor::default() })
     }
 
     /// The next batch, or none when the data has ended.
     pub fn next_batch(&mut self, q: &mut Queue, model: &dyn Producer) -> Result<Option<Batch>> {
         let mut barren = 0;
         while !self.ready() {
-            let Some(tokens) = self.tokens.next_batch()? else {
+            let Some(run) = self.next_run(q, model)? else {
                 return self.rest(q);
             };
-            barren = if tokens.n_valid() == 0 { barren + 1 } else { 0 };
+            barren = if run.tokens.n_valid() == 0 { barren + 1 } else { 0 };
             if barren == MAX_BARREN {
                 let what = format!(
                     "{MAX_BARREN} model batches in a row had no token that counts; \
@@ -95,7 +98,7 @@ impl ActivationStream {
                 );
                 return Err(Error::Data { what });
             }
-            self.run(q, model, &tokens)?;
+            self.take(q, &run)?;
             self.shuffle_when_full();
         }
         self.emit(q, self.settings.batch_size).map(Some)
@@ -145,35 +148,23 @@ impl ActivationStream {
         Ok(batch)
     }
 
-    /// Runs the model on one batch and buffers what counts.
-    fn run(&mut self, q: &mut Queue, model: &dyn Producer, tokens: &TokenBatch) -> Result<()> {
+    /// Buffers what counts of one model batch.
+    fn take(&mut self, q: &mut Queue, Ahead { tokens, part, .. }: &Ahead) -> Result<()> {
         let flat = self.settings.target == Target::Activations1d;
         let valid: Vec<u32> = (0..).zip(&tokens.mask).filter(|&(_, &m)| m != 0).map(|(row, _)| row).collect();
         if flat && valid.is_empty() {
             return Ok(());
         }
         let hooks = &self.settings.hook_points;
-        let rows = tokens.ids.len();
-        let unit = self.buffer.unit;
-        if unit > 1 && tokens.len != unit {
-            let what = format!(
-                "a batch has contexts of {} tokens, but activation_factory.context_size is {unit}; set it to that",
-                tokens.len
-            );
-            return Err(Error::Data { what });
-        }
-        let acts = match self.tokens.cached() {
-            _ if hooks.is_empty() => Vec::new(),
-            Some(cache) => cache.activations(q, hooks, rows)?,
-            None => model.activations(q, hooks, tokens)?,
-        };
+        let (rows, unit) = (tokens.ids.len(), self.buffer.unit);
+        let acts: Vec<View<'_>> = part.iter().flat_map(Part::views).collect();
         if acts.len() != hooks.len() || acts.iter().any(|a| a.rows() != rows) {
+            let shapes: Vec<_> = acts.iter().map(|a| (a.rows(), a.cols())).collect();
             let what =
-                format!("the model gave {acts:?} for {rows} tokens and hook points {}", hooks.join(", "));
+                format!("the model gave {shapes:?} for {rows} tokens and hook points {}", hooks.join(", "));
             return Err(Error::Data { what });
         }
-        let views: Vec<View<'_>> =
-            acts.iter().map(|a| a.view().reshaped(rows / unit, a.cols() * unit)).collect();
+        let views: Vec<View<'_>> = acts.iter().map(|a| a.reshaped(rows / unit, a.cols() * unit)).collect();
         let only = (flat && valid.len() < rows).then_some(valid.as_slice());
         self.buffer.append(q, &views, tokens, only)
     }
@@ -196,20 +187,22 @@ impl ActivationStream {
     /// How far the stream is.
     pub fn progress(&self) -> Progress {
         let share = self.tokens.share();
-        let counted = (self.at.emitted + self.buffer.valid_tokens() as u64) as f64;
+        let ahead: usize = self.ahead.iter().map(|a| a.tokens.n_valid()).sum();
+        let counted = (self.at.emitted + (self.buffer.valid_tokens() + ahead) as u64) as f64;
         let estimated_total = share.filter(|&s| s > 0.0).map(|s| (counted / s).round() as u64);
         Progress {
             batches: self.at.batches,
             emitted: self.at.emitted,
-            consumed: self.tokens.tokens(),
+            consumed: self.ahead.front().map_or(self.tokens.tokens(), |a| a.before.tokens),
             share,
             estimated_total,
         }
     }
 
-    /// The position now, without the rows in the buffer; [`ActivationStream::save_state`] has both.
+    /// The position behind what is in the buffer, without its rows; [`ActivationStream::save_state`] has both.
     pub fn cursor(&self) -> StreamCursor {
-        StreamCursor { tokens: self.tokens.cursor(), ..self.at.clone() }
+        let tokens = self.ahead.front().map_or_else(|| self.tokens.cursor(), |a| a.before.clone());
+        StreamCursor { tokens, ..self.at.clone() }
     }
 
     /// Device bytes the buffer holds now.

@@ -21,6 +21,8 @@ impl Tokenize for Bytes {
 #[derive(Default)]
 struct Synthetic {
     runs: Cell<usize>,
+    /// Model batches it wants at once; those of each then lie in tensors of all.
+    at_once: usize,
 }
 
 /// Width of hook `h`.
@@ -47,6 +49,28 @@ impl Producer for Synthetic {
             Ok(q.tensor(t.ids.len(), width(h), &values)?)
         };
         (0..hook_points.len()).map(act).collect()
+    }
+
+    fn at_once(&self) -> usize {
+        self.at_once.max(1)
+    }
+
+    fn several(&self, q: &mut Queue, hook_points: &[String], batches: &[TokenBatch]) -> Result<Vec<Part>> {
+        assert!(!batches.is_empty() && batches.len() <= self.at_once());
+        let longest = batches.iter().map(|t| t.ids.len()).max().unwrap();
+        let mut all = Vec::new();
+        for h in 0..hook_points.len() {
+            all.push(q.zeros(batches.len() * longest, width(h), lm_saes_runtime::DType::F32)?);
+        }
+        for (i, t) in batches.iter().enumerate() {
+            for (whole, own) in all.iter_mut().zip(self.activations(q, hook_points, t)?) {
+                q.copy(&own, whole.rows_mut(i * longest..i * longest + t.ids.len()))?;
+            }
+        }
+        let all = Arc::new(all);
+        let of =
+            |(i, t): (usize, &TokenBatch)| Part::new(all.clone(), i * longest..i * longest + t.ids.len());
+        Ok(batches.iter().enumerate().map(of).collect())
     }
 }
 
@@ -318,6 +342,35 @@ fn any_settings_give_the_rows_of_the_rules_and_resume_exactly() {
         case.seed = draw(1000) as u64;
         let step = 1 + draw(4);
         check(&case, 24, (draw(3)..).step_by(step));
+    }
+}
+
+#[test]
+fn model_batches_that_are_run_ahead_change_nothing_wherever_the_stream_is_taken_up() {
+    let shuffled = Case { buffer_size: Some(40), ..Case::plain() };
+    let contexts = Case { target: Target::Activations2d, batch_size: 4, ..Case::plain() };
+    let tokens = Case { target: Target::Tokens, batch_size: 5, ..Case::plain() };
+    for case in [Case::plain(), shuffled, contexts, tokens] {
+        let (dir, mut q) = (texts(), queue());
+        let wanted = expected(&case, dir.path(), 1000);
+        let file = dir.path().join("state.safetensors");
+        for at_once in [2, 3, 7] {
+            let ahead = || Synthetic { at_once, ..Default::default() };
+            for stop in 0..wanted.len() {
+                let mut first = case.stream(dir.path());
+                let got = batches(&mut q, &mut first, &ahead(), stop);
+                assert!(got == wanted[..stop], "{case:?}, {at_once} at once, up to {stop}");
+                first.save_state(&mut q, &file).unwrap();
+                // By as many at once, or by one after the other.
+                for model in [ahead(), Synthetic::default()] {
+                    let mut second = case.stream(dir.path());
+                    second.load_state(&mut q, &file).unwrap();
+                    assert_eq!(second.cursor(), first.cursor());
+                    let rest = batches(&mut q, &mut second, &model, 1000);
+                    assert!(rest == wanted[stop..], "{case:?}, {at_once} at once, from {stop}");
+                }
+            }
+        }
     }
 }
 
