@@ -47,8 +47,8 @@ fn run(cli: &args::Cli, ranks: Option<&Ranks>) -> Result<()> {
     match &cli.command {
         args::Command::Quickstart(a) => commands::quickstart::run(a, &registry),
         args::Command::Train(a) => commands::train::run(a, &registry, ranks),
-        args::Command::Sweep(a) => commands::sweep::run(a, &registry),
-        args::Command::Evaluate(a) => commands::evaluate::run(a, &registry),
+        args::Command::Sweep(a) => commands::sweep::run(a, &registry, ranks),
+        args::Command::Evaluate(a) => commands::evaluate::run(a, &registry, ranks),
         args::Command::ToJumpRelu(a) => commands::to_jumprelu::run(a, &registry),
         args::Command::Analyze(a) => commands::analyze::run(a, &registry),
         args::Command::Generate(a) => commands::generate::run(a, &registry),

@@ -1,8 +1,9 @@
 //! A command as one rank of a job that `mpirun`, `srun` or torchrun started: joins the others, runs, and sees to it that no rank outlives one
 //! that failed.
 
-use crate::{args, print};
+use crate::{args, print, progress::Console};
 use anyhow::{Result, anyhow, bail};
+use lm_saes::training::{Observer, Silent};
 use lm_saes_backends::comm::{
     launch::{Joined, Launch, Launcher},
     on_device,
@@ -25,18 +26,18 @@ pub struct Ranks {
 
 impl Ranks {
     /// Whether this rank prints.
-    pub fn is_primary(&self) -> bool {
+    fn is_primary(&self) -> bool {
         self.job.rank() == 0
     }
 
     /// All ranks, connected as their devices allow, and by what.
-    pub fn world(&self, device: &str, registry: &Registry) -> Result<(Group, String)> {
+    fn world(&self, device: &str, registry: &Registry) -> Result<(Group, String)> {
         let (engine, by) = on_device(&registry.open(device)?, self.job.world(), self.patience)?;
         Ok((Group::new(engine), by))
     }
 
     /// The device this rank takes where the settings name one without a number: each rank of a machine its own.
-    pub fn device<'a>(&self, named: &'a str) -> std::borrow::Cow<'a, str> {
+    fn device<'a>(&self, named: &'a str) -> std::borrow::Cow<'a, str> {
         match named {
             "auto" | "cpu" | "reference" => named.into(),
             one if one.contains(':') => named.into(),
@@ -47,7 +48,12 @@ impl Ranks {
 
 /// Runs a command that a launcher started several times.
 pub fn run(cli: &args::Cli, launch: Launch, command: impl FnOnce(Option<&Ranks>) -> Result<()>) -> ExitCode {
-    let alone = !matches!(&cli.command, args::Command::Train(t) if !t.start.plan);
+    let alone = match &cli.command {
+        args::Command::Train(a) => a.start.plan,
+        args::Command::Sweep(a) => a.start.plan,
+        args::Command::Evaluate(_) => false,
+        _ => true,
+    };
     if alone && launch.launcher == Launcher::Torchrun {
         // Variables that may have been set for something else.
         return report(command(None), None);
@@ -66,7 +72,8 @@ pub fn run(cli: &args::Cli, launch: Launch, command: impl FnOnce(Option<&Ranks>)
 fn join(launch: Launch, alone: bool) -> Result<Ranks> {
     if alone {
         bail!(
-            "{} processes were started, but only `lm-saes train` runs on several ranks; start this command once",
+            "{} processes were started, but only train, sweep and evaluate run on several ranks (and none with \
+             --plan); start this command once",
             launch.size
         );
     }
@@ -79,6 +86,32 @@ fn join(launch: Launch, alone: bool) -> Result<Ranks> {
     let patience = Duration::from_secs(patience);
     let job = launch.join(patience)?;
     Ok(Ranks { job, patience, local: launch.local_rank.unwrap_or(0) })
+}
+
+/// The world of a rank whose device this is, and an observer that speaks for all on the first alone.
+pub fn joined(
+    ranks: Option<&Ranks>,
+    device: &str,
+    registry: &Registry,
+) -> Result<(Group, Box<dyn Observer>)> {
+    let Some(ranks) = ranks else { return Ok((Group::solo(), Box::new(Console::new()))) };
+    let (world, by) = ranks.world(device, registry)?;
+    if !ranks.is_primary() {
+        return Ok((world, Box::new(Silent)));
+    }
+    let mut observer = Console::new();
+    observer.phase(&format!("{} ranks, connected by {by}", world.size()));
+    Ok((world, Box::new(observer)))
+}
+
+/// Whether this process says how it went.
+pub fn speaks(ranks: Option<&Ranks>) -> bool {
+    ranks.is_none_or(Ranks::is_primary)
+}
+
+/// The device of this process where the settings name `device`.
+pub fn device(ranks: Option<&Ranks>, device: &str) -> String {
+    ranks.map_or_else(|| device.into(), |ranks| ranks.device(device).into_owned())
 }
 
 /// Prints what went wrong, and ends the job with it.

@@ -2,7 +2,7 @@
 //! the tests say SKIPPED.
 #![cfg(target_os = "linux")]
 
-use lm_saes_tests::tiny::{HOOK, job, world};
+use lm_saes_tests::tiny::{HOOK, dictionary, job, world};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -106,6 +106,176 @@ fn processes_train_as_one_does_and_the_first_alone_reports() {
     }
 }
 
+/// Losses of a job of `kind` on data × head × model processes, which `mpirun` starts if they are several.
+fn trained(dir: &Path, kind: &(&str, Value), [data, head, model]: [usize; 3]) -> Vec<f64> {
+    let (name, change) = kind;
+    let result = format!("{name}-{data}-{head}-{model}");
+    let file = settings(dir, &result, 8, |t| {
+        t["initializer"] = json!({"grid_search_init_norm": false, "init_encoder_with_decoder_transpose": false,
+                                  "init_log_jumprelu_threshold_value": -2.0});
+        t["trainer"]["log_frequency"] = json!(2);
+        (t["sae"], t["activation_factory"]["hook_points"]) = (change["sae"].clone(), change["hooks"].clone());
+        t["sae"]["d_model"] = json!(48);
+        if change["contexts"] == true {
+            (t["activation_factory"]["target"], t["activation_factory"]["batch_size"]) =
+                (json!("activations-2d"), json!(8));
+            (t["activation_factory"]["buffer_size"], t["trainer"]["total_training_tokens"]) =
+                (json!(16), json!(1536));
+        }
+    });
+    let ranks = data * head * model;
+    let mut command = match ranks {
+        1 => Command::new(LM_SAES),
+        n => mpirun(&["-n", &n.to_string(), LM_SAES]),
+    };
+    command.arg("train").arg(file);
+    for (key, n) in [("data", data), ("head", head), ("model", model)] {
+        command.arg("--set").arg(format!("{key}_parallel_size={n}"));
+    }
+    let out = command.output().unwrap();
+    assert!(out.status.success(), "{result}: {}", text(&out));
+    assert_eq!(text(&out).matches("trained 8 steps").count(), 1, "{result}: {}", text(&out));
+    losses(dir, &result)
+}
+
+#[test]
+fn every_variant_trains_on_every_mesh_as_one_process_does() {
+    if !installed() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path(), 60);
+    let (into, out) = ("blocks.0.ln2.hook_normalized", "blocks.0.hook_mlp_out");
+    let second = ["blocks.1.ln2.hook_normalized", "blocks.1.hook_mlp_out"];
+    let attention = ["blocks.0.ln1.hook_normalized", "blocks.0.hook_attn_out"];
+    let sae = |kind: &str, act_fn: &str| {
+        json!({"hooks": [HOOK], "sae": {"sae_type": kind, "hook_point_in": HOOK, "hook_point_out": HOOK,
+               "expansion_factor": 4, "act_fn": act_fn, "top_k": 8}})
+    };
+    let other = "blocks.1.hook_resid_post";
+    let kinds = [
+        ("sae", sae("sae", "topk")),
+        ("gated", sae("gated", "relu")),
+        ("matryoshka", sae("matryoshka", "batchtopk")),
+        (
+            "clt",
+            json!({"hooks": [into, second[0], out, second[1]],
+            "sae": {"sae_type": "clt", "hook_points_in": [into, second[0]], "hook_points_out": [out, second[1]],
+                    "expansion_factor": 2, "act_fn": "batchtopk", "top_k": 8}}),
+        ),
+        (
+            "crosscoder",
+            json!({"hooks": [HOOK, other], "sae": {"sae_type": "crosscoder", "hook_points": [HOOK, other],
+                              "expansion_factor": 4, "act_fn": "topk", "top_k": 8}}),
+        ),
+        (
+            "lorsa",
+            json!({"hooks": attention, "contexts": true, "sae": {"sae_type": "lorsa",
+            "hook_point_in": attention[0], "hook_point_out": attention[1], "n_qk_heads": 6, "d_qk_head": 8,
+            "rotary_dim": 8, "n_ctx": 24, "expansion_factor": 2, "act_fn": "topk", "top_k": 8}}),
+        ),
+        (
+            "molt",
+            json!({"hooks": [into, out], "sae": {"sae_type": "molt", "hook_point_in": into, "hook_point_out": out,
+                        "rank_counts": {"1": 24, "2": 16, "4": 8}, "expansion_factor": 1, "act_fn": "relu"}}),
+        ),
+    ];
+    for kind in &kinds {
+        let want = trained(dir.path(), kind, [1, 1, 1]);
+        let mut meshes = vec![[2, 1, 1], [1, 1, 2], [2, 1, 2]];
+        if kind.0 == "crosscoder" {
+            meshes.push([1, 2, 1]);
+        }
+        for mesh in meshes {
+            let got = trained(dir.path(), kind, mesh);
+            assert_eq!(got.len(), want.len());
+            for (g, w) in got.iter().zip(&want) {
+                assert!((g - w).abs() < 1e-4 * w.abs(), "{} on {mesh:?}: {got:?} and {want:?}", kind.0);
+            }
+        }
+    }
+}
+
+/// What a command says as JSON on its standard output, but for how fast it was and where it wrote.
+fn said(dir: &Path, command: &str, ranks: usize, tree: &Value) -> Value {
+    let file = dir.join(format!("{command}-{ranks}.json"));
+    fs::write(&file, tree.to_string()).unwrap();
+    let mut job = match ranks {
+        1 => Command::new(LM_SAES),
+        n => mpirun(&["-n", &n.to_string(), LM_SAES]),
+    };
+    let out = job.arg(command).arg(file).arg("--json").output().unwrap();
+    assert!(out.status.success(), "{command} on {ranks}: {}", text(&out));
+    let mut said: Value = serde_json::from_slice(&out.stdout)
+        .unwrap_or_else(|e| panic!("{command} on {ranks}: {e}: {}", text(&out)));
+    for key in ["tokens_per_second", "output_dir", "store"] {
+        said.as_object_mut().unwrap().remove(key);
+    }
+    said
+}
+
+#[test]
+fn other_commands_of_several_processes_give_what_one_gives_and_report_once() {
+    if !installed() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    world(dir, 60);
+    let train = job(dir, "out", &[]);
+    let hooks = dictionary(dir, &train["sae"]);
+    let evaluate = json!({
+        "sae": {"pretrained_name_or_path": dir.join("dictionary")}, "device_type": "cpu", "model": train["model"],
+        "datasets": train["datasets"], "eval": {"total_eval_tokens": 500, "downstream_tokens": 500},
+        "activation_factory": {
+            "sources": [{"type": "dataset", "name": "text"}], "target": "activations-2d", "hook_points": hooks,
+            "batch_size": 5, "context_size": 24, "model_batch_size": 4,
+        },
+    });
+    let generate = |ranks: usize| {
+        json!({
+            "model": train["model"], "model_name": "tiny", "dataset_name": "text", "device_type": "cpu",
+            "dataset": train["datasets"]["text"], "hook_points": [HOOK], "batch_size": 4, "model_batch_size": 5,
+            "output_dir": dir.join(format!("cache-{ranks}")), "context_size": 24, "total_tokens": 800,
+        })
+    };
+    let sweep = |ranks: usize| {
+        let mut tree = job(dir, &format!("sweep-{ranks}"), &["trainer.total_training_tokens=640"]);
+        tree["sweep"] =
+            json!([{"name": "a", "sae.top_k": 4}, {"name": "b"}, {"name": "c", "trainer.lr": 1e-3}]);
+        tree["eval"] = json!(false);
+        tree
+    };
+    let of = |command: &str, ranks: usize| match command {
+        "evaluate" => evaluate.clone(),
+        "generate" => generate(ranks),
+        _ => sweep(ranks),
+    };
+    let chunk =
+        |ranks: usize, name: &str| fs::read(dir.join(format!("cache-{ranks}/{HOOK}/{name}"))).unwrap();
+    let weights = |ranks: usize, member: &str| {
+        fs::read(dir.join(format!("sweep-{ranks}/{member}/sae_weights.safetensors"))).unwrap()
+    };
+    for command in ["evaluate", "generate", "sweep"] {
+        let alone = said(dir, command, 1, &of(command, 1));
+        for ranks in [2, 3] {
+            let told = said(dir, command, ranks, &of(command, ranks));
+            if command != "sweep" {
+                assert_eq!(told, alone, "{command} on {ranks}");
+            }
+        }
+    }
+    for ranks in [2, 3] {
+        for name in fs::read_dir(dir.join(format!("cache-1/{HOOK}"))).unwrap().flatten() {
+            let name = name.file_name().into_string().unwrap();
+            assert!(chunk(ranks, &name) == chunk(1, &name), "{name} of {ranks} ranks");
+        }
+        for member in ["a", "b", "c"] {
+            assert!(weights(ranks, member) == weights(1, member), "{member} of {ranks} ranks");
+        }
+    }
+}
+
 /// Processes that were started with the settings below `dir`, with their ranks.
 fn ranks_of(dir: &Path) -> Vec<(u32, String)> {
     let mark = dir.to_string_lossy().into_owned();
@@ -137,10 +307,11 @@ fn until<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Starts a long job on two ranks, sends `signal` to the second after the first snapshot, and gives what the job said when it ended.
-fn struck(dir: &Path, signal: &str) -> String {
+/// Starts a long job on two ranks along the axis `key`, sends `signal` to the second after the first snapshot, and gives what the job
+/// said when it ended.
+fn struck(dir: &Path, key: &str, signal: &str) -> String {
     world(dir, 60);
-    let file = settings(dir, "out", 4000, |t| t["data_parallel_size"] = json!(2));
+    let file = settings(dir, "out", 4000, |t| t[key] = json!(2));
     let job: Child = mpirun(&["-n", "2", LM_SAES, "train"])
         .arg(file)
         .env("LM_SAES_RANK_TIMEOUT", "4")
@@ -160,13 +331,13 @@ fn struck(dir: &Path, signal: &str) -> String {
     text(&out)
 }
 
-/// One process finishes the run from the snapshot that is left; few of its steps.
-fn goes_on(dir: &Path) {
+/// One process finishes the run from the snapshot that is left, whatever wrote it; few of its steps.
+fn goes_on(dir: &Path, key: &str) {
     let kept = fs::read_dir(dir.join("out/checkpoints")).unwrap().flatten();
     let whole: Vec<PathBuf> = kept.map(|e| e.path()).filter(|p| p.join("trainer.json").is_file()).collect();
     assert!(!whole.is_empty());
     let mut job = Command::new(LM_SAES)
-        .args(["train", "out.json", "--resume", "--set", "data_parallel_size=1"])
+        .args(["train", "out.json", "--resume", "--set", &format!("{key}=1")])
         .current_dir(dir)
         .stderr(Stdio::null())
         .stdout(Stdio::null())
@@ -184,21 +355,25 @@ fn goes_on(dir: &Path) {
 
 #[test]
 fn a_rank_that_is_killed_ends_the_job_and_the_snapshot_goes_on() {
-    if installed() {
-        let dir = tempfile::tempdir().unwrap();
-        let said = struck(dir.path(), "-KILL");
-        assert!(said.contains("rank 1"), "{said}");
-        goes_on(dir.path());
+    for key in ["data_parallel_size", "model_parallel_size"] {
+        if installed() {
+            let dir = tempfile::tempdir().unwrap();
+            let said = struck(dir.path(), key, "-KILL");
+            assert!(said.contains("rank 1"), "{said}");
+            goes_on(dir.path(), key);
+        }
     }
 }
 
 #[test]
 fn a_rank_that_stands_still_is_named_and_ends_the_job() {
-    if installed() {
-        let dir = tempfile::tempdir().unwrap();
-        let said = struck(dir.path(), "-STOP");
-        assert!(said.contains("rank 1 did not take part in") && said.contains("within 4 s"), "{said}");
-        goes_on(dir.path());
+    for key in ["data_parallel_size", "model_parallel_size"] {
+        if installed() {
+            let dir = tempfile::tempdir().unwrap();
+            let said = struck(dir.path(), key, "-STOP");
+            assert!(said.contains("rank 1 did not take part in") && said.contains("within 4 s"), "{said}");
+            goes_on(dir.path(), key);
+        }
     }
 }
 

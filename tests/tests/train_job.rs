@@ -2,6 +2,7 @@
 
 use lm_saes::{
     dictionary::build,
+    parallel::Axis,
     runners::{self, Start, Workbench},
     settings::{EvaluateSettings, TrainSettings, from_tree},
     tensorfile::{self, OutTensor, Precision, TensorFile},
@@ -216,7 +217,9 @@ fn a_dictionary_that_reconstructs_exactly_recovers_all_of_the_loss() {
         // Fewer rows than a model batch has, so that blocks are used.
         let _memory = evaluate::plan_inference(&mut bench.q, &mut *sae, 40).unwrap();
         let mut text = bench.tokens().unwrap();
-        let loss = evaluate::downstream(&mut bench.q, &bench.lm, &mut *sae, &mut text, 40, 500).unwrap();
+        let loss =
+            evaluate::downstream(&mut bench.q, &bench.lm, &mut *sae, &mut text, (40, 500), &Axis::default())
+                .unwrap();
         assert!((loss.reconstructed - loss.original).abs() < 1e-5, "{norm}: {loss:?}");
         assert!((loss.ablated - loss.original).abs() > 1e-3, "{norm}: {loss:?}");
         assert!((loss.recovered() - 1.0).abs() < 1e-2, "{norm}: {loss:?}");

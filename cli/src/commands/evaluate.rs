@@ -1,7 +1,10 @@
 //! `lm-saes evaluate`: a saved dictionary on text, with the language model's loss.
 
 use super::train::{evaluation_json, load_settings, report_evaluation};
-use crate::{args::Evaluate, progress::Console};
+use crate::{
+    args::Evaluate,
+    ranks::{self, Ranks},
+};
 use anyhow::{Result, bail};
 use lm_saes::{
     runners,
@@ -9,7 +12,7 @@ use lm_saes::{
 };
 use lm_saes_runtime::Registry;
 
-pub fn run(args: &Evaluate, registry: &Registry) -> Result<()> {
+pub fn run(args: &Evaluate, registry: &Registry, ranks: Option<&Ranks>) -> Result<()> {
     let tree = settings::read_tree(&args.settings.file)?;
     if let Some(out) = tree.pointer("/trainer/exp_result_path").or(tree.get("trainer")) {
         let folder = out.as_str().unwrap_or("results");
@@ -23,8 +26,12 @@ pub fn run(args: &Evaluate, registry: &Registry) -> Result<()> {
     if let Some(device) = &args.settings.overrides.device {
         settings.device_type.clone_from(device);
     }
-    let ((quality, downstream), stated) =
-        runners::evaluate_recorded(&settings, registry, &mut Console::new())?;
+    settings.device_type = ranks::device(ranks, &settings.device_type);
+    let (world, mut observer) = ranks::joined(ranks, &settings.device_type, registry)?;
+    let ((quality, downstream), stated) = runners::evaluate_with(&settings, registry, &mut *observer, world)?;
+    if !ranks::speaks(ranks) {
+        return Ok(());
+    }
     if args.settings.json {
         println!("{:#}", evaluation_json(&quality, &downstream));
     } else {

@@ -1,7 +1,11 @@
 //! `lm-saes sweep`: plan or run several trainings on one stream, and say how each went.
 
 use super::train::{evaluation_json, report_evaluation};
-use crate::{args::Sweep, print, progress::Console};
+use crate::{
+    args::Sweep,
+    print,
+    ranks::{self, Ranks},
+};
 use anyhow::{Result, bail};
 use lm_saes::{
     runners::{self, Memory, Outcome, SweepPlan, SweepReport},
@@ -10,7 +14,7 @@ use lm_saes::{
 use lm_saes_runtime::Registry;
 use serde_json::{Value, json};
 
-pub fn run(args: &Sweep, registry: &Registry) -> Result<()> {
+pub fn run(args: &Sweep, registry: &Registry, ranks: Option<&Ranks>) -> Result<()> {
     let mut settings = SweepSettings::load(&args.settings.file, &args.settings.overrides.set)?;
     if let Some(device) = &args.settings.overrides.device {
         settings.members.iter_mut().for_each(|m| m.settings.set_device(device));
@@ -24,8 +28,16 @@ pub fn run(args: &Sweep, registry: &Registry) -> Result<()> {
         }
         return Ok(());
     }
-    let start = args.start.start();
-    let report = runners::sweep(&settings, registry, &mut Console::new(), start)?;
+    for m in &mut settings.members {
+        let device = ranks::device(ranks, &m.settings.device_type);
+        m.settings.set_device(&device);
+    }
+    let device = settings.members.first().map_or_else(String::new, |m| m.settings.device_type.clone());
+    let (world, mut observer) = ranks::joined(ranks, &device, registry)?;
+    let report = runners::sweep_with(&settings, registry, &mut *observer, args.start.start(), world)?;
+    if !ranks::speaks(ranks) {
+        return Ok(());
+    }
     if args.settings.json {
         println!("{:#}", report_json(&report));
     } else {

@@ -3,19 +3,18 @@
 use crate::{
     args::{SettingsArgs, Train},
     print,
-    progress::Console,
-    ranks::Ranks,
+    ranks::{self, Ranks},
 };
 use anyhow::{Result, bail};
 use lm_saes::{
     runners::{self, Plan, TrainReport},
     settings::{self, SweepSettings, TrainSettings},
     training::{
-        Ended, Observer, Silent,
+        Ended,
         evaluate::{Downstream, Quality},
     },
 };
-use lm_saes_runtime::{Group, Registry};
+use lm_saes_runtime::Registry;
 use serde_json::{Map, Value, json};
 
 pub fn run(args: &Train, registry: &Registry, ranks: Option<&Ranks>) -> Result<()> {
@@ -36,24 +35,10 @@ pub fn run(args: &Train, registry: &Registry, ranks: Option<&Ranks>) -> Result<(
         }
         return Ok(());
     }
-    let start = args.start.start();
-    if let Some(ranks) = ranks {
-        settings.set_device(&ranks.device(&settings.device_type.clone()));
-    }
-    let mut observer: Box<dyn Observer> = match ranks {
-        Some(ranks) if !ranks.is_primary() => Box::new(Silent),
-        _ => Box::new(Console::new()),
-    };
-    let world = match ranks {
-        Some(ranks) => {
-            let (world, by) = ranks.world(&settings.device_type, registry)?;
-            observer.phase(&format!("{} ranks, connected by {by}", world.size()));
-            world
-        }
-        None => Group::solo(),
-    };
-    let report = runners::train_with(&settings, registry, &mut *observer, start, world)?;
-    if ranks.is_some_and(|ranks| !ranks.is_primary()) {
+    settings.set_device(&ranks::device(ranks, &settings.device_type));
+    let (world, mut observer) = ranks::joined(ranks, &settings.device_type, registry)?;
+    let report = runners::train_with(&settings, registry, &mut *observer, args.start.start(), world)?;
+    if !ranks::speaks(ranks) {
         return Ok(());
     }
     if args.settings.json {

@@ -9,12 +9,12 @@
 //! the parts, and [`load_part`] reads what any rank of any mesh needs from either form.
 
 use super::{
-    Dictionary, Param, Place, build_part,
+    Dictionary, Param, Place, build_on, build_part,
     shards::{self, PARTS, Placed, Weights, part_file},
 };
 use crate::{
     Error, Result, files,
-    parallel::placement::runs,
+    parallel::{Mesh, placement::runs},
     settings::{DTypeName, DictionarySettings, NormActivation},
     tensorfile::{self, Precision, Slot, rounded},
 };
@@ -158,9 +158,26 @@ pub fn load_part(
     model: Place,
     head: Place,
 ) -> Result<Loaded> {
+    load_built(q, path, options, |q, settings| build_part(q, settings, model, head))
+}
+
+/// Loads what this rank of a mesh holds, which works with the other ranks from then on.
+///
+/// # Errors
+/// As [`load_part`].
+pub fn load_on(q: &mut Queue, path: &Path, options: LoadOptions, mesh: &Mesh) -> Result<Loaded> {
+    load_built(q, path, options, |q, settings| build_on(q, settings, mesh))
+}
+
+fn load_built(
+    q: &mut Queue,
+    path: &Path,
+    options: LoadOptions,
+    build: impl FnOnce(&mut Queue, &DictionarySettings) -> Result<Box<dyn Dictionary>>,
+) -> Result<Loaded> {
     let weights = Weights::open(&weights_file(path)?)?;
     let config = config_of(path, Some(&weights))?;
-    let mut dictionary = build_part(q, &settings(path, &config)?, model, head)?;
+    let mut dictionary = build(q, &settings(path, &config)?)?;
     read_into(q, &mut *dictionary, &weights, options.strict)?;
     if options.fold && dictionary.settings().norm_activation() != NormActivation::Inference {
         dictionary.fold(q)?;

@@ -44,6 +44,7 @@ pub use threshold::RunningThresholds;
 use crate::{Error, Result, parallel::Mesh, training::SparsityLoss};
 use lm_saes_runtime::{Arena, DType, MapKind, Queue, ReduceKind, SparseView, Tensor, View, ViewMut};
 use param::grad;
+use serde_json::json;
 use settings::DictionarySettings;
 use std::{collections::BTreeMap, ops::Range};
 
@@ -145,6 +146,21 @@ pub trait Dictionary: Initialise + Send {
     /// Sets the average norms.
     fn set_norms(&mut self, norms: BTreeMap<String, f32>) {
         self.base_mut().norms = norms;
+    }
+    /// Takes the average norms that ranks with other hook points have measured.
+    fn gather_norms(&mut self, q: &mut Queue) -> Result<()> {
+        let heads = self.base().mesh.head.clone();
+        if heads.is_solo() {
+            return Ok(());
+        }
+        let own: Vec<(&String, u32)> =
+            self.norms().iter().map(|(hook, norm)| (hook, norm.to_bits())).collect();
+        let all = heads.gather_bytes(q, json!(own).to_string().as_bytes())?;
+        let read = |bytes: &Vec<u8>| serde_json::from_slice::<Vec<(String, u32)>>(bytes);
+        let all = all.iter().map(read).collect::<serde_json::Result<Vec<_>>>();
+        let all = all.map_err(|e| Error::Data { what: format!("norms of another rank: {e}") })?;
+        self.set_norms(all.into_iter().flatten().map(|(hook, norm)| (hook, f32::from_bits(norm))).collect());
+        Ok(())
     }
     /// What selections over the batch let through in training; with it [`Dictionary::forward`] on a plan without a loss does not
     /// depend on the batch.

@@ -16,7 +16,7 @@ mod wire;
 pub mod writers;
 
 pub use client::Hub;
-pub use open::{OpenOptions, open, open_settings, resolve};
+pub use open::{OpenOptions, open, open_on, open_part, open_settings, resolve};
 pub use place::{Facts, Place};
 pub use registry::Registry;
 pub use writers::Format;

@@ -9,7 +9,11 @@ use super::{
 };
 use crate::{
     Error, Result,
-    dictionary::checkpoint::{self, CONFIG, LoadOptions, Loaded},
+    dictionary::{
+        self,
+        checkpoint::{self, CONFIG, LoadOptions, Loaded},
+    },
+    parallel::Mesh,
     settings::{DictionarySettings, NormActivation},
 };
 use lm_saes_runtime::Queue;
@@ -42,15 +46,63 @@ impl Default for OpenOptions {
 /// # Errors
 /// A name that is nowhere, files of no known form, or what their reader refuses.
 pub fn open(q: &mut Queue, hub: &Rc<Hub>, name: &str, options: &OpenOptions) -> Result<Loaded> {
+    open_on(q, hub, name, options, &Mesh::solo())
+}
+
+/// [`open`], of what this rank of a mesh holds. Other tools' files are read whole, by one rank alone.
+///
+/// # Errors
+/// As [`open`], and files of another form where ranks divide the dictionary.
+pub fn open_on(
+    q: &mut Queue,
+    hub: &Rc<Hub>,
+    name: &str,
+    options: &OpenOptions,
+    mesh: &Mesh,
+) -> Result<Loaded> {
+    let by = (!mesh.shards.is_solo()).then_some("model_parallel_size");
+    open_by(q, hub, name, options, by, |q, path, load| checkpoint::load_on(q, path, load, mesh))
+}
+
+/// [`open`], of the part of a dictionary in this project's form that belongs to the rank at this place among those that divide its
+/// features.
+///
+/// # Errors
+/// As [`open_on`].
+pub fn open_part(
+    q: &mut Queue,
+    hub: &Rc<Hub>,
+    name: &str,
+    options: &OpenOptions,
+    model: dictionary::Place,
+) -> Result<Loaded> {
+    let by = (model.size() > 1).then_some("parts");
+    open_by(q, hub, name, options, by, |q, path, load| {
+        checkpoint::load_part(q, path, load, model, dictionary::Place::WHOLE)
+    })
+}
+
+fn open_by(
+    q: &mut Queue,
+    hub: &Rc<Hub>,
+    name: &str,
+    options: &OpenOptions,
+    divided_by: Option<&str>,
+    load: impl FnOnce(&mut Queue, &Path, LoadOptions) -> Result<Loaded>,
+) -> Result<Loaded> {
     let place = resolve(hub, name, options)?;
     if let Some(path) = ours(&place)? {
         refuse_facts(&place, &options.facts)?;
-        let load = LoadOptions { strict: options.strict, fold: false };
-        let mut loaded = checkpoint::load(q, &path, load)?;
+        let mut loaded = load(q, &path, LoadOptions { strict: options.strict, fold: false })?;
         if options.fold && loaded.dictionary.settings().norm_activation() == NormActivation::DatasetWise {
             loaded.dictionary.fold(q)?;
         }
         return Ok(loaded);
+    }
+    if let Some(key) = divided_by {
+        let what = "divides dictionaries in this project's own form only; convert this one whole first (lm-saes convert FROM TO), and \
+                    divide what that gives, or set it to 1";
+        return Err(Error::setting(key, what));
     }
     let reading = readers::read(&place)?;
     reading.install(q, &place.shown(), place.source())

@@ -239,7 +239,7 @@ impl Mesh {
             let n = size.ranks();
             let what = format!(
                 "{data} data × {head} head × {model} model ranks are {n}, the job was started with {}; start it with \
-                 `mpirun -n {n} lm-saes …`, or change data_parallel_size and model_parallel_size",
+                 `mpirun -n {n} lm-saes …`, or change data_parallel_size, head_parallel_size and model_parallel_size",
                 world.size()
             );
             return Err(Error::setting("data_parallel_size", what));

@@ -2,18 +2,19 @@
 
 use super::{
     train::assess,
-    workbench::{Workbench, load_pretrained},
+    workbench::{Workbench, load_pretrained_on, open_queue},
 };
 use crate::{
     Result,
+    parallel::{Mesh, agree},
     settings::{EvaluateSettings, required_model},
     training::{
         Observer,
         evaluate::{Downstream, Quality},
     },
 };
-use lm_saes_runtime::Registry;
-use serde_json::{Map, Value};
+use lm_saes_runtime::{Group, Registry};
+use serde_json::{Map, Value, json};
 
 /// Evaluates as the settings say.
 ///
@@ -36,13 +37,42 @@ pub fn evaluate_recorded(
     registry: &Registry,
     observer: &mut dyn Observer,
 ) -> Result<((Quality, Downstream), Stated)> {
+    evaluate_with(settings, registry, observer, Group::solo())
+}
+
+/// [`evaluate_recorded`] as one of the ranks of `world`, which divide the rows and the dictionary's features; all call this with the
+/// same settings and get the same figures.
+///
+/// # Errors
+/// As [`evaluate`]; settings that do not fit the number of ranks, or a rank that is missing.
+pub fn evaluate_with(
+    settings: &EvaluateSettings,
+    registry: &Registry,
+    observer: &mut dyn Observer,
+    world: Group,
+) -> Result<((Quality, Downstream), Stated)> {
     settings.check()?;
+    let size = settings.mesh_size(world.size());
+    let mesh = Mesh::new(world, size)?;
+    if !mesh.is_solo() {
+        observer.phase(&format!("{} ranks", mesh.world.size()));
+        let all = json!({
+            "sae": { "pretrained_name_or_path": settings.sae.pretrained_name_or_path },
+            "activation_factory": settings.activation_factory,
+            "datasets": settings.datasets,
+            "model": settings.model,
+            "eval": settings.eval,
+            "fold_activation_scale": settings.fold_activation_scale,
+        });
+        agree(&mut open_queue(registry, &settings.device_type)?, &mesh.world, &all)?;
+    }
     let model = required_model(&settings.model, &settings.model_name)?;
     let factory = &settings.activation_factory;
     let mut bench =
         Workbench::open(registry, &settings.device_type, model, factory, &settings.datasets, observer)?;
     let fold = settings.fold_activation_scale && settings.sae.fold_activation_scale;
-    let mut loaded = load_pretrained(&mut bench.q, &settings.sae, fold)?;
+    bench.mesh = mesh.clone();
+    let mut loaded = load_pretrained_on(&mut bench.q, &settings.sae, fold, &mesh)?;
     bench.check_model(&loaded.extras, &settings.sae)?;
     let stated = Stated::of(&loaded.extras);
     observer.phase("evaluating");

@@ -9,7 +9,7 @@ use crate::{
     Error, Result,
     activations::{ActivationStream, Target},
     data::{Overflow, TokenPolicy},
-    dictionary::{Dictionary, build, checkpoint},
+    dictionary::{Dictionary, build_on, checkpoint},
     lm::{Architecture, Lm},
     parallel::{Mesh, MeshSize, rows::most_rows},
     settings::{
@@ -242,6 +242,25 @@ fn updates_sent(dictionary: &dyn Dictionary, settings: &TrainSettings) -> Vec<Me
     all.map(of).filter(|m| ranks > 1 && m.bytes > 0).collect()
 }
 
+/// What each rank that holds a part of the dictionary sends of the rows it shares with those that hold the rest: what parts of the
+/// features add to reconstructions, their candidates where rows select among all features, and what hook points add to
+/// pre-activations, forth and back. Numbers a feature or a step are left out.
+fn parts_sent(dictionary: &dyn Dictionary, size: MeshSize, rows: usize) -> Vec<Memory> {
+    let about = dictionary.settings();
+    let outputs = dictionary.hook_points_out().len().div_ceil(size.head);
+    let sent =
+        |kind, elements: usize, ranks| Traffic::of(kind, elements as u64, DType::F32, ranks).sent as usize;
+    let features = dictionary.share().len();
+    let candidates = if about.act_fn().has_k() { about.top_k().min(features) * size.model } else { 0 };
+    let all = [
+        ("reconstructions", sent("all_reduce", outputs * rows * about.d_out(), size.model)),
+        ("candidates of selections", sent("all_gather", rows * candidates, size.model)),
+        ("pre-activations", 2 * sent("all_reduce", rows * features, size.head)),
+    ];
+    let of = |(what, bytes)| Memory { what, bytes, exact: false };
+    all.map(of).into_iter().filter(|m| m.bytes > 0).collect()
+}
+
 /// What each rank sends of the language model's activations in a step.
 fn activations_sent(size: MeshSize, rows: usize, captured: &[(String, usize)]) -> Option<Memory> {
     let elements: usize = captured.iter().map(|(_, width)| rows * width).sum();
@@ -256,8 +275,8 @@ impl Own {
         let batch_rows = batch_rows(factory, factory.context_size)?;
         let about = dictionary_settings(settings)?;
         let new = matches!(&settings.sae, DictionaryChoice::Settings(s) if s.pretrained().is_none());
-        let mut dictionary = build(q, &about)?;
-        dictionary.base_mut().mesh = Mesh::planned(settings.mesh_size());
+        let size = settings.mesh_size();
+        let mut dictionary = build_on(q, &about, &Mesh::planned(size))?;
         let whole = factory.target == Target::Activations2d;
         let context = factory.context_size.filter(|_| whole);
         let rows = most_rows(batch_rows, context, settings.data_parallel_size);
@@ -279,7 +298,8 @@ impl Own {
             hook_points: needed(&*dictionary),
             taken: if new { batches_taken(&about, &settings.initializer) } else { (0, false) },
             outputs: dictionary.hook_points_out().len(),
-            communication: updates_sent(&*dictionary, settings),
+            communication: [updates_sent(&*dictionary, settings), parts_sent(&*dictionary, size, rows)]
+                .concat(),
             memory,
             largest: largest(&*dictionary, &arenas),
         })
@@ -335,6 +355,11 @@ impl Shared {
         let estimate = |what, bytes| Memory { what, bytes, exact: false };
         let mut memory =
             vec![estimate("shuffle buffer", buffer), estimate("batches and model activations", moving)];
+        let ranks = settings.mesh_size().ranks();
+        if ranks > 1 {
+            let all = ranks * flow.pass * widths.iter().sum::<usize>() * size_of::<f32>();
+            memory.push(estimate("model batches of all ranks", all));
+        }
         if let (Some(a), Some(model)) = (&architecture, &settings.model) {
             memory.push(weights(a, model));
             memory.push(estimate("tokenizer", a.d_vocab * TOKENIZER_ENTRY));

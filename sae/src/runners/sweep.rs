@@ -4,12 +4,13 @@
 use super::{
     plan::dictionary_settings,
     train::{DURING, Start, check_folder, clear_for, data_identity, dictionary, finish, identity, trackers},
-    workbench::Workbench,
+    workbench::{Workbench, open_queue},
 };
 use crate::{
     Error, Result,
     activations::Batch,
     dictionary::{Dictionary, ModelParts},
+    parallel::{Axis, Mesh, MeshSize, agree, on_primary},
     settings::{ActivationFactorySettings, SweepMember, SweepSettings, required_model},
     training::{
         LiveSource, Observer, Replay, Trainer,
@@ -18,10 +19,12 @@ use crate::{
         schedules::Schedules,
         snapshot,
         sweep::{Member, SavedState, SavedSweep, State, Sweep, Turn},
+        trainer_identity,
     },
 };
-use lm_saes_runtime::{Queue, Registry};
-use serde_json::Value;
+use lm_saes_runtime::{Group, Queue, Registry};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -57,8 +60,35 @@ pub struct MemberReport {
     pub evaluation: Option<(Quality, Downstream)>,
 }
 
+/// An evaluation on its way to another rank, numbers as the bits of f64.
+#[derive(Serialize, Deserialize)]
+struct Told {
+    tokens: u64,
+    values: Vec<(String, u64)>,
+    predictions: u64,
+    numbers: [u64; 4],
+}
+
+impl Told {
+    fn of((q, d): &(Quality, Downstream)) -> Self {
+        Self {
+            tokens: q.tokens,
+            values: q.values.iter().map(|(k, v)| (k.clone(), v.to_bits())).collect(),
+            predictions: d.predictions,
+            numbers: [q.dead_share, d.original, d.reconstructed, d.ablated].map(f64::to_bits),
+        }
+    }
+
+    fn read(self) -> (Quality, Downstream) {
+        let [dead_share, original, reconstructed, ablated] = self.numbers.map(f64::from_bits);
+        let values = self.values.into_iter().map(|(k, v)| (k, f64::from_bits(v))).collect();
+        let quality = Quality { tokens: self.tokens, values, dead_share };
+        (quality, Downstream { predictions: self.predictions, original, reconstructed, ablated })
+    }
+}
+
 /// How a member ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// All steps were done.
     Complete {
@@ -91,16 +121,65 @@ pub fn sweep(
     observer: &mut dyn Observer,
     start: Start,
 ) -> Result<SweepReport> {
+    sweep_with(settings, registry, observer, start, Group::solo())
+}
+
+/// [`sweep`] as one of the ranks of `world`, among which the members are dealt, one after the other. Every rank runs the language model
+/// on its own, so that members have the bits they would have alone; the first reports all.
+///
+/// # Errors
+/// As [`sweep`]; settings that differ between ranks, or a rank that is missing.
+pub fn sweep_with(
+    settings: &SweepSettings,
+    registry: &Registry,
+    observer: &mut dyn Observer,
+    start: Start,
+    world: Group,
+) -> Result<SweepReport> {
     let Some(first) = settings.members.first().map(|m| &m.settings) else {
         return Err(Error::setting("sweep", "has no members"));
     };
+    let size = MeshSize { data: world.size(), ..MeshSize::SOLO };
+    let members = settings.members.len();
+    if world.size() > members {
+        let what = format!(
+            "has {members} members for {} ranks, each of which needs at least one; start it with `mpirun -n {members} lm-saes …`",
+            world.size()
+        );
+        return Err(Error::setting("sweep", what));
+    }
+    let ranks = Mesh::new(world, size)?.world;
     let model = required_model(&first.model, &first.model_name)?;
-    let resume = resume_from(settings, start)?;
+    let mut q = open_queue(registry, &first.device_type)?;
+    if !ranks.is_solo() {
+        observer.phase(&format!("{} ranks", ranks.size()));
+        agree(&mut q, &ranks, &described(settings, start)?)?;
+    }
+    let resume = on_primary(&mut q, &ranks, |_| resume_from(settings, start))?;
+    drop(q);
     let factory = ActivationFactorySettings { hook_points: Vec::new(), ..first.activation_factory.clone() };
     let mut bench =
         Workbench::open(registry, &first.device_type, model, &factory, &first.datasets, observer)?;
     bench.factory.hook_points = hook_points(settings)?;
-    Job { settings, bench, observer }.run(resume.as_deref())
+    Job { settings, bench, observer, ranks }.run(resume.as_deref())
+}
+
+/// What must be the same on all ranks.
+fn described(settings: &SweepSettings, start: Start) -> Result<Value> {
+    let of = |m: &SweepMember| {
+        let s = &m.settings;
+        let about = json!({
+            "trainer": trainer_identity(&s.trainer),
+            "sae": dictionary_settings(s)?,
+            "data": data_identity(s, &s.activation_factory),
+            "initializer": s.initializer,
+            "eval": s.eval,
+            "exp_result_path": s.result_path(),
+        });
+        Ok((m.name.clone(), about))
+    };
+    let members = settings.members.iter().map(of).collect::<Result<Map<_, _>>>()?;
+    Ok(json!({ "sweep": members, "sweep_result_path": settings.root, "start": format!("{start:?}") }))
 }
 
 /// Every hook point some member needs, once.
@@ -134,6 +213,7 @@ struct Job<'a> {
     settings: &'a SweepSettings,
     bench: Workbench,
     observer: &'a mut dyn Observer,
+    ranks: Axis,
 }
 
 impl Job<'_> {
@@ -150,8 +230,9 @@ impl Job<'_> {
         let lm = self.bench.lm.clone();
         let mut live = LiveSource { stream: self.bench.stream()?, model: &*lm };
         let (mut held, mut members) = (Vec::new(), Vec::new());
-        for (m, (name, identity)) in self.settings.members.iter().zip(identities) {
+        for (i, (m, (name, identity))) in self.settings.members.iter().zip(identities).enumerate() {
             let state = match saved.as_ref().and_then(|s| s.state(&name)) {
+                _ if i % self.ranks.size() != self.ranks.rank() => State::Elsewhere,
                 Some(SavedState::Complete { steps, tokens }) => {
                     State::Complete { steps: *steps, tokens: *tokens }
                 }
@@ -162,16 +243,27 @@ impl Job<'_> {
                     State::Training(Box::new(trainer))
                 }
             };
-            let trackers = trackers(&m.settings);
+            let trackers = match state {
+                State::Elsewhere => Vec::new(),
+                _ => trackers(&m.settings),
+            };
             members.push(Member { name, trackers, identity, evaluated: m.settings.eval, state });
         }
         let mut source = Replay::new(held, &mut live);
         let q = &mut self.bench.q;
-        let mut sweep = Sweep::new(q, members, &self.bench.factory.hook_points, rows)?;
+        let ranks = self.ranks.clone();
+        let mut sweep = Sweep::new(q, members, &self.bench.factory.hook_points, rows, ranks)?;
         if let (Some(saved), Some(dir)) = (&saved, resume) {
             sweep.restore(q, &mut source, saved, &data, dir)?;
         }
         self.train(sweep, &mut source, &data, saved.map(|s| s.step()))
+    }
+
+    /// Sums over all ranks.
+    fn told<const N: usize>(&mut self, own: [usize; N]) -> Result<[usize; N]> {
+        let mut all = own.map(|n| n as f64);
+        self.ranks.sum_f64(&mut self.bench.q, &mut all)?;
+        Ok(all.map(|n| n as usize))
     }
 
     /// Name and identity of every member.
@@ -195,7 +287,7 @@ impl Job<'_> {
         live: &mut LiveSource<'_>,
     ) -> Result<Trainer> {
         let settings = &member.settings;
-        let (dictionary, new) = dictionary(&mut self.bench, settings)?;
+        let (dictionary, new) = dictionary(&mut self.bench, settings, &Mesh::solo())?;
         self.bench.check_hooks(&*dictionary)?;
         let top_k = dictionary.settings().act_fn().has_k().then(|| dictionary.settings().top_k());
         let schedules = Schedules::resolve(&settings.trainer, rows as u64, top_k)?;
@@ -235,13 +327,14 @@ impl Job<'_> {
                 return Ok(Vec::new());
             };
             tokens.seek(start)?;
-            Ok(evaluate::downstream(q, &lm, d, tokens, rows, DURING)?.values())
+            Ok(evaluate::downstream(q, &lm, d, tokens, (rows, DURING), &Axis::default())?.values())
         };
         let mut reports: Vec<Option<MemberReport>> = self.settings.members.iter().map(|_| None).collect();
         sweep.start()?;
         let began = Instant::now();
         let mut stopped = false;
-        while !sweep.is_over() && !stopped {
+        let [mut left] = self.told([sweep.left()])?;
+        while left > 0 && !stopped {
             let turn = sweep.turn(&mut self.bench.q, source, Some(&mut measure), self.observer)?;
             let (done, over) = match turn {
                 Turn::Stepped(done) => (done, false),
@@ -251,15 +344,21 @@ impl Job<'_> {
             for i in done {
                 reports[i] = Some(self.finish(&mut sweep, i, true)?);
             }
-            stopped = over && !sweep.is_over();
-            if stopped || sweep.snapshot_due() {
+            // One rank's wish to stop is everybody's, and so is a snapshot.
+            let [n, stops, due] =
+                self.told([sweep.left(), usize::from(over), usize::from(sweep.snapshot_due())])?;
+            left = n;
+            stopped = stops > 0 && left > 0;
+            if stopped || due > 0 {
                 let path = sweep.snapshot(&mut self.bench.q, source, data, &root, kept)?;
                 self.observer.snapshot(&path);
             }
         }
         self.bench.q.sync()?;
         let elapsed = began.elapsed();
-        if !stopped && !sweep.is_over() {
+        let complete = |m: &Member| matches!(m.state, State::Complete { .. });
+        let [complete] = self.told([sweep.members().iter().filter(|m| complete(m)).count()])?;
+        if !stopped && left > 0 {
             if sweep.steps() == 0 {
                 let what =
                     "the data ended before the first batch was full; give more text or a smaller batch_size";
@@ -272,12 +371,15 @@ impl Job<'_> {
                     *report = Some(self.finish(&mut sweep, i, false)?);
                 }
             }
-        } else if !stopped && sweep.members().iter().any(|m| matches!(m.state, State::Complete { .. })) {
-            snapshot::clear(&root)?;
+        } else if !stopped && complete > 0 {
+            // Results that are not on disk yet may need it.
+            self.ranks.barrier(&mut self.bench.q)?;
+            on_primary(&mut self.bench.q, &self.ranks, |_| snapshot::clear(&root))?;
         }
         let (steps, tokens) = (sweep.steps(), sweep.tokens());
-        let members =
+        let reports: Vec<MemberReport> =
             reports.into_iter().enumerate().map(|(i, r)| r.unwrap_or_else(|| self.rest(&sweep, i))).collect();
+        let members = self.gathered(reports)?;
         Ok(SweepReport { members, steps, tokens, elapsed, resumed_from, root })
     }
 
@@ -300,11 +402,28 @@ impl Job<'_> {
         Ok(report)
     }
 
+    /// The reports of all ranks.
+    fn gathered(&mut self, mut reports: Vec<MemberReport>) -> Result<Vec<MemberReport>> {
+        if self.ranks.is_solo() {
+            return Ok(reports);
+        }
+        let of = |r: &MemberReport| (r.outcome.clone(), r.evaluation.as_ref().map(Told::of));
+        let own: Vec<_> = reports.iter().map(of).collect();
+        let all = self.ranks.gather_bytes(&mut self.bench.q, json!(own).to_string().as_bytes())?;
+        for (i, report) in reports.iter_mut().enumerate() {
+            let mut told: Vec<(Outcome, Option<Told>)> = serde_json::from_slice(&all[i % all.len()])
+                .map_err(|e| Error::Data { what: format!("reports of another rank: {e}") })?;
+            let (outcome, evaluation) = told.swap_remove(i);
+            (report.outcome, report.evaluation) = (outcome, evaluation.map(Told::read));
+        }
+        Ok(reports)
+    }
+
     /// The report of a member this process did not end.
     fn rest(&self, sweep: &Sweep, i: usize) -> MemberReport {
         let SweepMember { name, settings } = &self.settings.members[i];
         let outcome = match &sweep.members()[i].state {
-            State::Training(_) => Outcome::Stopped,
+            State::Training(_) | State::Elsewhere => Outcome::Stopped,
             State::Complete { steps, tokens } => Outcome::Complete { steps: *steps, tokens: *tokens },
             State::Failed(why) => Outcome::Failed(why.clone()),
         };

@@ -8,6 +8,7 @@ use super::{
 use crate::{
     Error, Result,
     dictionary::{Calibration, Dictionary, build, checkpoint},
+    parallel::Axis,
     settings::{ActFn, DTypeName, EvaluateSettings, required_model},
     training::{
         Advance, BatchSource, LiveSource, Observer,
@@ -151,7 +152,7 @@ fn measure(
     tokens: u64,
 ) -> Result<Quality> {
     let _memory = evaluate::plan_inference(q, dictionary, rows)?;
-    evaluate::quality(q, dictionary, source, rows, tokens)
+    evaluate::quality(q, dictionary, source, (rows, tokens), &Axis::default())
 }
 
 /// Counts the values of at least `tokens` tokens, or of what text there is left.

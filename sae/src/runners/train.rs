@@ -1,11 +1,11 @@
 //! The training job: model, stream, dictionary, starting values, training, evaluation, folding, and the final checkpoint.
 
-use super::workbench::{Workbench, load_pretrained, open_queue};
+use super::workbench::{Workbench, load_pretrained_on, open_queue};
 use crate::{
     Error, Result,
-    dictionary::{Dictionary, ModelParts, build, checkpoint},
+    dictionary::{Dictionary, ModelParts, build_on, checkpoint},
     lm::Lm,
-    parallel::{Mesh, Together, agree, on_primary},
+    parallel::{Axis, Mesh, Together, agree, on_primary, together},
     settings::{
         ActivationFactorySettings, DictionaryChoice, DictionarySettings, NormActivation, PretrainedSettings,
         TrainSettings, required_model,
@@ -124,7 +124,8 @@ pub fn train_on(
     let root = settings.trainer.exp_result_path.clone();
     let mesh = bench.mesh.clone();
     let resume = on_primary(&mut bench.q, &mesh.world, |_| resume_from(settings, start))?;
-    let (mut dictionary, new) = dictionary(bench, settings)?;
+    // Starting values are chosen on whole batches, by all ranks that divide the rows alike.
+    let (mut dictionary, new) = dictionary(bench, settings, &mesh.without_data())?;
     bench.check_hooks(&*dictionary)?;
     let rows = bench.batch_rows()?;
     let own_rows = bench.own_rows(rows);
@@ -144,7 +145,6 @@ pub fn train_on(
     };
     let fresh = new && resume.is_none();
     if fresh && !mesh.data.is_solo() {
-        // Starting values are chosen on whole batches, by every rank alike.
         let memory = evaluate::plan_inference(q, &mut *dictionary, rows)?;
         initial(q, &mut *dictionary)?;
         for p in dictionary.params_mut() {
@@ -172,7 +172,7 @@ pub fn train_on(
         tokens.seek(start)?;
         let mesh = d.base().mesh.clone();
         d.base_mut().mesh = mesh.without_data();
-        let done = evaluate::downstream(q, lm, d, tokens, own_rows, DURING);
+        let done = evaluate::downstream(q, lm, d, tokens, (own_rows, DURING), &mesh.data);
         d.base_mut().mesh = mesh;
         Ok(done?.values())
     };
@@ -261,11 +261,11 @@ pub(super) fn finish(
 ) -> Result<Option<(Quality, Downstream)>> {
     let mut evaluation = None;
     let mesh = dictionary.base().mesh.clone();
-    dictionary.base_mut().mesh = mesh.without_data();
     if settings.eval {
         observer.phase("evaluating");
         evaluation = Some(assess(bench, dictionary, AFTER, AFTER)?);
     }
+    dictionary.base_mut().mesh = mesh.without_data();
     // The other modes have no constant scale; a default setting must not cost the result of a long run.
     let foldable = dictionary.settings().norm_activation() == NormActivation::DatasetWise;
     if settings.fold_activation_scale && foldable {
@@ -277,18 +277,42 @@ pub(super) fn finish(
         extras.insert("stated".into(), figures.into_iter().map(|(k, v)| (k.to_string(), json!(v))).collect());
     }
     let dtype = dictionary.settings().dtype();
-    on_primary(&mut bench.q, &mesh.world, |q| {
-        checkpoint::save(q, dictionary, &settings.trainer.exp_result_path, dtype, &extras)
-    })?;
+    let (q, to) = (&mut bench.q, &settings.trainer.exp_result_path);
+    if dictionary.share().is_whole() {
+        on_primary(q, &mesh.world, |q| checkpoint::save(q, dictionary, to, dtype, &extras))?;
+        return Ok(evaluation);
+    }
+    // Each part by one of the ranks that hold it, all at once; then one file of them.
+    let own = match mesh.data.rank() {
+        0 => checkpoint::save(q, dictionary, to, dtype, &extras),
+        _ => Ok(()),
+    };
+    together(q, &mesh.world, own)?;
+    on_primary(q, &mesh.world, |_| checkpoint::join(to))?;
     Ok(evaluation)
 }
 
-/// Quality on `tokens` tokens and the model's loss on `downstream` of them, from the beginning of the workbench's text.
+/// Quality on `tokens` tokens and the model's loss on `downstream` of them, from the beginning of the workbench's text. The
+/// dictionary's data ranks take the batches in turns.
 pub fn assess(
     bench: &mut Workbench,
     dictionary: &mut dyn Dictionary,
     tokens: u64,
     downstream: u64,
+) -> Result<(Quality, Downstream)> {
+    let mesh = dictionary.base().mesh.clone();
+    dictionary.base_mut().mesh = mesh.without_data();
+    let done = assess_among(bench, dictionary, tokens, downstream, &mesh.data);
+    dictionary.base_mut().mesh = mesh;
+    done
+}
+
+fn assess_among(
+    bench: &mut Workbench,
+    dictionary: &mut dyn Dictionary,
+    tokens: u64,
+    downstream: u64,
+    ranks: &Axis,
 ) -> Result<(Quality, Downstream)> {
     bench.check_hooks(dictionary)?;
     let rows = bench.batch_rows()?;
@@ -297,8 +321,8 @@ pub fn assess(
     let mut text = bench.tokens()?;
     let q = &mut bench.q;
     let _memory = evaluate::plan_inference(q, dictionary, rows)?;
-    let quality = evaluate::quality(q, dictionary, &mut source, rows, tokens)?;
-    let loss = evaluate::downstream(q, &bench.lm, dictionary, &mut text, rows, downstream)?;
+    let quality = evaluate::quality(q, dictionary, &mut source, (rows, tokens), ranks)?;
+    let loss = evaluate::downstream(q, &bench.lm, dictionary, &mut text, (rows, downstream), ranks)?;
     q.sync()?;
     Ok((quality, loss))
 }
@@ -347,10 +371,11 @@ pub(super) fn clear_for(root: &Path, start: Start) -> Result<()> {
 pub(super) fn dictionary(
     bench: &mut Workbench,
     settings: &TrainSettings,
+    mesh: &Mesh,
 ) -> Result<(Box<dyn Dictionary>, bool)> {
     // Training goes on in the normalised space, so nothing is folded on loading.
     let load = |bench: &mut Workbench, p: &PretrainedSettings| {
-        let loaded = load_pretrained(&mut bench.q, p, false)?;
+        let loaded = load_pretrained_on(&mut bench.q, p, false, mesh)?;
         bench.check_model(&loaded.extras, p)?;
         Ok((loaded.dictionary, false))
     };
@@ -368,7 +393,7 @@ pub(super) fn dictionary(
                 };
                 load(bench, &p)
             }
-            None => Ok((build(&mut bench.q, s)?, true)),
+            None => Ok((build_on(&mut bench.q, s, mesh)?, true)),
         },
     }
 }

@@ -242,8 +242,18 @@ pub(super) fn load_pretrained(
     s: &PretrainedSettings,
     fold: bool,
 ) -> Result<checkpoint::Loaded> {
+    load_pretrained_on(q, s, fold, &Mesh::solo())
+}
+
+/// [`load_pretrained`], of what this rank of a mesh holds.
+pub(super) fn load_pretrained_on(
+    q: &mut Queue,
+    s: &PretrainedSettings,
+    fold: bool,
+    mesh: &Mesh,
+) -> Result<checkpoint::Loaded> {
     let (name, options) = pretrained_name(s, fold);
-    let mut loaded = hub::open(q, &Rc::new(Hub::from_env()), &name, &options)?;
+    let mut loaded = hub::open_on(q, &Rc::new(Hub::from_env()), &name, &options, mesh)?;
     if let Some(by_batch) = s.batch_selection_at_inference {
         loaded.dictionary.running_thresholds_mut().select_by_batch(by_batch);
     }

@@ -4,7 +4,6 @@
 use super::{
     TrainSettings, from_tree,
     load::{apply_override, read_tree, split_key},
-    train::single,
 };
 use crate::{Error, Result, training::difference};
 use serde_json::{Map, Value, json};
@@ -111,7 +110,17 @@ impl Draft {
         };
         let settings: TrainSettings = from_tree(&self.tree).map_err(about)?;
         settings.check().map_err(about)?;
-        single("data_parallel_size", settings.data_parallel_size).map_err(about)?;
+        for (key, ranks) in [
+            ("data_parallel_size", settings.data_parallel_size),
+            ("model_parallel_size", settings.model_parallel_size),
+            ("head_parallel_size", settings.head_parallel_size),
+        ] {
+            if ranks != 1 {
+                let what = "members of a sweep are trained by one rank each; leave it out and start as many ranks as are to share the \
+                            members (mpirun -n N lm-saes sweep …)";
+                return Err(about(Error::setting(key, what)));
+            }
+        }
         if settings.trainer.from_pretrained_path.is_some() {
             let what = "continues one run; a sweep continues as a whole, with --resume";
             return Err(about(Error::setting("trainer.from_pretrained_path", what)));

@@ -36,9 +36,12 @@ pub struct TrainSettings {
     /// Ranks among which the rows of every batch are divided; the job is started with as many (times `model_parallel_size`).
     #[serde(default = "one")]
     pub data_parallel_size: usize,
-    /// Ranks among which the features are divided. Must be 1.
+    /// Ranks among which the features are divided; the job is started with data × head × model ranks.
     #[serde(default = "one")]
     pub model_parallel_size: usize,
+    /// Ours: ranks among which a crosscoder's hook points are divided.
+    #[serde(default = "one")]
+    pub head_parallel_size: usize,
     /// Database to register in. Parsed; nothing is registered yet.
     #[serde(default)]
     pub mongo: Option<MongoSettings>,
@@ -87,7 +90,10 @@ pub struct EvaluateSettings {
     /// How much to evaluate on.
     #[serde(default)]
     pub eval: EvalSettings,
-    /// Must be 1.
+    /// Ours: ranks among which rows are divided; absent, as many as the job was started with.
+    #[serde(default)]
+    pub data_parallel_size: Option<usize>,
+    /// Ranks among which the features are divided; the job is started with data × model ranks.
     #[serde(default = "one")]
     pub model_parallel_size: usize,
     /// Fold before evaluating; the figures do not depend on it.
@@ -238,7 +244,12 @@ impl TrainSettings {
     /// # Errors
     /// [`Error::Setting`] naming the key.
     pub fn check(&self) -> Result<()> {
-        single("model_parallel_size", self.model_parallel_size)?;
+        ranks("model_parallel_size", self.model_parallel_size)?;
+        ranks("head_parallel_size", self.head_parallel_size)?;
+        if self.eval && self.head_parallel_size > 1 {
+            let what = "replaces all hook points at once, which ranks that divide them cannot; leave it out and evaluate afterwards";
+            return Err(Error::setting("eval", what));
+        }
         let (ranks, batch) = (self.data_parallel_size, self.activation_factory.batch_size);
         if ranks == 0 || !batch.is_multiple_of(ranks) {
             let what =
@@ -256,7 +267,11 @@ impl TrainSettings {
 
     /// The ranks the job needs.
     pub fn mesh_size(&self) -> MeshSize {
-        MeshSize { data: self.data_parallel_size, head: 1, model: self.model_parallel_size }
+        MeshSize {
+            data: self.data_parallel_size,
+            head: self.head_parallel_size,
+            model: self.model_parallel_size,
+        }
     }
 
     /// Puts the whole run on another device than the file names.
@@ -281,7 +296,17 @@ impl EvaluateSettings {
                 return Err(Error::setting(format!("eval.{key}"), "must be at least 1"));
             }
         }
-        single("model_parallel_size", self.model_parallel_size)
+        ranks("data_parallel_size", self.data_parallel_size.unwrap_or(1))?;
+        ranks("model_parallel_size", self.model_parallel_size)
+    }
+
+    /// The ranks of the job, of which `started` were started.
+    pub fn mesh_size(&self, started: usize) -> MeshSize {
+        MeshSize {
+            data: self.data_parallel_size.unwrap_or((started / self.model_parallel_size).max(1)),
+            head: 1,
+            model: self.model_parallel_size,
+        }
     }
 }
 
@@ -321,11 +346,15 @@ fn check_dictionary(s: &DictionarySettings) -> Result<()> {
     Ok(())
 }
 
+fn ranks(key: &str, value: usize) -> Result<()> {
+    if value > 0 { Ok(()) } else { Err(Error::setting(key, "must be at least 1")) }
+}
+
 pub(super) fn single(key: &str, value: usize) -> Result<()> {
     if value == 1 {
         return Ok(());
     }
-    Err(Error::setting(key, format!("{value} ranks are not supported here yet; set it to 1")))
+    Err(Error::setting(key, format!("{value} ranks cannot divide this job in that way; set it to 1")))
 }
 
 /// The language model's settings; a job on text needs them.
@@ -421,11 +450,13 @@ mod tests {
     }
 
     #[test]
-    fn several_processes_are_refused_by_key() {
-        let mut tree = minimal();
-        tree["model_parallel_size"] = json!(2);
-        let e = from_tree::<TrainSettings>(&tree).unwrap().check().unwrap_err().to_string();
-        assert!(e.starts_with("setting model_parallel_size: "), "{e}");
+    fn no_ranks_at_all_are_refused_by_key() {
+        for key in ["model_parallel_size", "head_parallel_size", "data_parallel_size"] {
+            let mut tree = minimal();
+            tree[key] = json!(0);
+            let e = from_tree::<TrainSettings>(&tree).unwrap().check().unwrap_err().to_string();
+            assert!(e.starts_with(&format!("setting {key}: ")), "{e}");
+        }
     }
 
     #[test]

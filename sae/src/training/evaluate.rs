@@ -14,8 +14,10 @@ use crate::{
         normalise::{Scaling, Scratch},
     },
     lm::{Edit, Lm, Tokens},
+    parallel::Axis,
 };
 use lm_saes_runtime::{Arena, DType, MapKind, Queue, Tensor};
+use serde::{Serialize, de::DeserializeOwned};
 use std::{collections::BTreeMap, ops::Range};
 
 /// Reconstruction metrics over some tokens.
@@ -80,7 +82,10 @@ pub fn plan_inference(q: &mut Queue, dictionary: &mut dyn Dictionary, rows: usiz
 }
 
 /// Reconstruction metrics over at least `tokens` tokens that count, or all there are. `dictionary` is planned for `rows` rows, as
-/// large as the batches.
+/// large as the batches, and takes no part in what other data ranks do.
+///
+/// Each of `ranks` measures some of the batches, of which all see all; what they found is put together in the order of the batches,
+/// so that all get the same figures, bit for bit those of one rank.
 ///
 /// # Errors
 /// No data at all, or metrics that are not finite.
@@ -88,8 +93,8 @@ pub fn quality(
     q: &mut Queue,
     dictionary: &mut dyn Dictionary,
     source: &mut dyn BatchSource,
-    rows: usize,
-    tokens: u64,
+    (rows, tokens): (usize, u64),
+    ranks: &Axis,
 ) -> Result<Quality> {
     let hooks = source.hook_points().to_vec();
     let take = |arena: &mut Arena, d: &dyn Dictionary| -> Result<_> {
@@ -100,22 +105,33 @@ pub fn quality(
     let mut arena = Arena::build(&plan, q.device())?;
     let (mut window, mut buffers) = take(&mut arena, dictionary)?;
     window.reset(q)?;
-    let (mut seen, mut loss) = (0, 0.0);
+    let (mut seen, mut batches, mut own) = (0, 0, Vec::new());
     while seen < tokens {
         let Some(mut batch) = source.next(q)? else { break };
         if batch.n_valid == 0 {
+            continue;
+        }
+        seen += batch.n_valid as u64;
+        batches += 1;
+        if (batches - 1) % ranks.size() != ranks.rank() {
             continue;
         }
         let weight = buffers.load(q, dictionary, &hooks, &mut batch)?;
         let input = buffers.input(dictionary, &hooks, &batch)?;
         let k = dictionary.settings().top_k();
         dictionary.forward(q, &input.inputs, input.context, k)?;
-        loss += window.observe(q, dictionary, &input, &weight)? * batch.n_valid as f64;
-        seen += batch.n_valid as u64;
+        let loss = window.observe(q, dictionary, &input, &weight)? * batch.n_valid as f64;
+        own.push((window.take(), loss.to_bits()));
     }
     if seen == 0 {
         return Err(Error::Data { what: "there is no text to evaluate on".into() });
     }
+    let mut loss = 0.0;
+    for (part, of_batch) in in_order(q, ranks, batches, &own)? {
+        window.add(&part);
+        loss += f64::from_bits(of_batch);
+    }
+    window.add_fired(q, ranks)?;
     let mut values = window.quality(q)?;
     values.push(("losses/mse_loss".into(), loss / seen as f64));
     if !loss.is_finite() {
@@ -125,31 +141,64 @@ pub fn quality(
     Ok(Quality { tokens: seen, values, dead_share: window.silent_share(q)? })
 }
 
+/// What ranks found in `batches` batches that they took in turns, in the order of the batches.
+fn in_order<T: Serialize + DeserializeOwned>(
+    q: &mut Queue,
+    ranks: &Axis,
+    batches: usize,
+    own: &[T],
+) -> Result<Vec<T>> {
+    let bad = |e: serde_json::Error| Error::Data { what: format!("what a rank measured: {e}") };
+    let all = ranks.gather_bytes(q, &serde_json::to_vec(own).map_err(bad)?)?;
+    let read = |bytes: &Vec<u8>| Ok(serde_json::from_slice::<Vec<T>>(bytes).map_err(bad)?.into_iter());
+    let mut all = all.iter().map(read).collect::<Result<Vec<_>>>()?;
+    let next = |i: usize| {
+        let rank = i % ranks.size();
+        let missing = || Error::Data { what: format!("rank {rank} measured fewer batches than it was to") };
+        all[rank].next().ok_or_else(missing)
+    };
+    (0..batches).map(next).collect()
+}
+
 /// The language model's loss three times over on about `tokens` tokens. `dictionary` is planned for `rows` rows.
 ///
 /// With several hook points all outputs are replaced in one run. Everything the dictionary sees, inputs and what scales outputs,
 /// is of the original run: later layers are not encoded from what earlier replacements made of the residual stream. With one hook
 /// point in and one out this is the usual figure.
+///
+/// Each of `ranks` measures some of the batches of text, with a dictionary that takes no part in theirs; all get the same figures,
+/// bit for bit those of one rank.
 pub fn downstream(
     q: &mut Queue,
     lm: &Lm,
     dictionary: &mut dyn Dictionary,
     stream: &mut TokenStream,
-    rows: usize,
-    tokens: u64,
+    (rows, tokens): (usize, u64),
+    ranks: &Axis,
 ) -> Result<Downstream> {
     let mut splice = Splice::new(q, dictionary, rows)?;
-    let (mut sums, mut predictions, mut seen) = ([0.0; 3], 0, 0);
+    let (mut own, mut batches, mut predictions, mut seen) = (Vec::new(), 0, 0, 0);
     while seen < tokens {
         let Some(batch) = stream.next_batch()? else { break };
         let real = batch.real();
         let t = Tokens { ids: &batch.ids, batch: batch.batch, len: batch.len, mask: Some(&real) };
-        let (losses, replacements) = splice.original(q, lm, &t)?;
-        sums[0] += total(&losses);
-        sums[1] += total(&splice.replaced(q, lm, &t, &batch, Some(&replacements))?);
-        sums[2] += total(&splice.replaced(q, lm, &t, &batch, None)?);
         predictions += t.predictions() as u64;
         seen += batch.lengths.iter().sum::<usize>() as u64;
+        batches += 1;
+        if (batches - 1) % ranks.size() != ranks.rank() {
+            continue;
+        }
+        let (losses, replacements) = splice.original(q, lm, &t)?;
+        let all = [
+            total(&losses),
+            total(&splice.replaced(q, lm, &t, &batch, Some(&replacements))?),
+            total(&splice.replaced(q, lm, &t, &batch, None)?),
+        ];
+        own.push(all.map(f64::to_bits));
+    }
+    let mut sums = [0.0; 3];
+    for of_batch in in_order(q, ranks, batches, &own)? {
+        sums.iter_mut().zip(of_batch).for_each(|(sum, bits)| *sum += f64::from_bits(bits));
     }
     if predictions == 0 {
         return Err(Error::Data { what: "there is no text to measure the model's loss on".into() });

@@ -70,6 +70,7 @@ pub fn initialise(
         observer.phase("measuring activation norms");
         let norms = measure_norms(q, dictionary, source, &hooks, &mut done.batches)?;
         dictionary.set_norms(norms);
+        dictionary.gather_norms(q)?;
     }
     let with_heads = settings.initialize_W_D_with_active_subspace && dictionary.has_heads();
     let from_attention = settings.initialize_lorsa_with_mhsa == Some(true);
@@ -329,7 +330,9 @@ fn reconstruction_loss(
         let squares = row_squares(q, error.view())?;
         loss += squares.iter().zip(weight).map(|(&e, &w)| f64::from(e) * f64::from(w)).sum::<f64>();
     }
-    Ok(loss / total)
+    let mut loss = [loss];
+    dictionary.base().mesh.head.sum_f64(q, &mut loss)?;
+    Ok(loss[0] / total)
 }
 
 /// Σ x² of every row.

@@ -4,7 +4,7 @@
 use crate::{
     Result,
     dictionary::{Codes, Coefficients, Dictionary, LossTerms, ParamGroup, Share, StepInput},
-    parallel::Mesh,
+    parallel::{Axis, Mesh},
     training::optimizer::GradientNorms,
 };
 use lm_saes_runtime::{Arena, DType, MapKind, Queue, ReduceKind, Reduction, Tensor, View};
@@ -357,6 +357,33 @@ impl MetricWindow {
             0 => Ok(q.upload(&self.share.own(&saved.fired), &mut self.fired)?),
             _ => Ok(q.fill(&mut self.fired, 0.0)?),
         }
+    }
+
+    /// Takes out what was added since the last time, but for which features fired.
+    pub fn take(&mut self) -> SavedWindow {
+        let sums = std::mem::take(&mut self.sums);
+        SavedWindow {
+            steps: sums.steps,
+            tokens: sums.tokens,
+            values: sums.values.map(f64::to_bits).to_vec(),
+            own: std::mem::take(&mut self.own).into_iter().map(|(name, v)| (name, v.to_bits())).collect(),
+            fired: Vec::new(),
+        }
+    }
+
+    /// Adds what [`MetricWindow::take`] gave here or on another rank. Gradient norms, whose maxima count, are not among it.
+    pub fn add(&mut self, taken: &SavedWindow) {
+        self.sums.steps += taken.steps;
+        self.sums.tokens += taken.tokens;
+        self.sums.values.iter_mut().zip(&taken.values).for_each(|(sum, v)| *sum += f64::from_bits(*v));
+        for (name, v) in &taken.own {
+            *self.own.entry(name.clone()).or_default() += f64::from_bits(*v);
+        }
+    }
+
+    /// Adds how often features fired on the other ranks.
+    pub fn add_fired(&mut self, q: &mut Queue, ranks: &Axis) -> Result<()> {
+        ranks.all_reduce(q, self.fired.view_mut(), Reduction::Sum)
     }
 
     fn mean(&self, slot: usize) -> f64 {

@@ -11,11 +11,16 @@ use super::{
     trackers::{self, Tracker},
     trainer::Evaluate,
 };
-use crate::{Error, Result, dictionary::Dictionary};
+use crate::{
+    Error, Result,
+    dictionary::Dictionary,
+    parallel::{Axis, together},
+};
 use lm_saes_runtime::Queue;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
+    collections::BTreeMap,
     ops::ControlFlow,
     path::{Path, PathBuf},
     time::Instant,
@@ -50,6 +55,8 @@ pub enum State {
     },
     /// It diverged, with this message; the others go on.
     Failed(String),
+    /// Another rank trains it.
+    Elsewhere,
 }
 
 /// [`State`] on disk.
@@ -156,11 +163,20 @@ pub struct Sweep {
     tokens: u64,
     /// When this process began to train, and after how many steps.
     began: (Instant, u64),
+    /// Those that divide the members.
+    ranks: Axis,
 }
 
 impl Sweep {
-    /// `members` have their starting values, and trainers planned for `rows` rows; batches come with these hook points.
-    pub fn new(q: &mut Queue, members: Vec<Member>, hook_points: &[String], rows: usize) -> Result<Self> {
+    /// `members` have their starting values, and trainers planned for `rows` rows; batches come with these hook points. All of
+    /// `ranks` see the same batches.
+    pub fn new(
+        q: &mut Queue,
+        members: Vec<Member>,
+        hook_points: &[String],
+        rows: usize,
+        ranks: Axis,
+    ) -> Result<Self> {
         let readers: Vec<Option<&dyn Dictionary>> = members
             .iter()
             .map(|m| match &m.state {
@@ -169,7 +185,7 @@ impl Sweep {
             })
             .collect();
         let shared = SharedRows::new(q, &readers, hook_points, rows)?;
-        Ok(Self { members, shared, step: 0, tokens: 0, began: (Instant::now(), 0) })
+        Ok(Self { members, shared, step: 0, tokens: 0, began: (Instant::now(), 0), ranks })
     }
 
     /// The members.
@@ -184,9 +200,9 @@ impl Sweep {
     pub fn tokens(&self) -> u64 {
         self.tokens
     }
-    /// Whether no member is left to train.
-    pub fn is_over(&self) -> bool {
-        !self.members.iter().any(|m| matches!(m.state, State::Training(_)))
+    /// Members left to train here.
+    pub fn left(&self) -> usize {
+        self.members.iter().filter(|m| matches!(m.state, State::Training(_))).count()
     }
     /// Opens the members' trackers; before the first turn.
     pub fn start(&mut self) -> Result<()> {
@@ -283,7 +299,8 @@ impl Sweep {
         self.members.iter().any(|m| matches!(&m.state, State::Training(t) if t.snapshot_due()))
     }
 
-    /// Writes one snapshot of everything below `root`, there whole or not at all. `data` is what the stream depends on.
+    /// Writes one snapshot of everything below `root`, there whole or not at all, and says where. `data` is what the stream depends
+    /// on. All ranks take part: each writes its members side by side with the others, the first the rest.
     pub fn snapshot(
         &self,
         q: &mut Queue,
@@ -292,28 +309,66 @@ impl Sweep {
         root: &Path,
         kept: usize,
     ) -> Result<PathBuf> {
-        snapshot::write(root, self.step, kept, |dir| {
-            let mut members = Vec::new();
-            for m in &self.members {
-                let state = match &m.state {
-                    State::Training(trainer) => {
-                        trainer.save(q, &m.identity, &dir.join(&m.name))?;
-                        SavedState::Training
-                    }
-                    State::Complete { steps, tokens } => {
-                        SavedState::Complete { steps: *steps, tokens: *tokens }
-                    }
-                    State::Failed(why) => SavedState::Failed(why.clone()),
-                };
-                members.push(SavedMember { name: m.name.clone(), identity: m.identity.clone(), state });
+        let primary = self.ranks.rank() == 0;
+        let mut fill = |dir: &Path| {
+            // The first has made the folder.
+            together(q, &self.ranks, Ok(()))?;
+            let members = self.save_members(q, dir);
+            let text = members.as_ref().map_or_else(|_| String::new(), |m| json!(m).to_string());
+            let own = members.and_then(|_| match primary {
+                true => source.save_state(q, &dir.join(snapshot::STREAM)),
+                false => Ok(()),
+            });
+            together(q, &self.ranks, own)?;
+            let all = self.ranks.gather_bytes(q, text.as_bytes())?;
+            match primary {
+                true => self.save_list(&all, data, dir),
+                false => Ok(()),
             }
-            source.save_state(q, &dir.join(snapshot::STREAM))?;
-            let version = env!("CARGO_PKG_VERSION").into();
-            snapshot::write_json(
-                &dir.join(STATE),
-                &SavedSweep { version, step: self.step, data: data.clone(), members },
-            )
-        })
+        };
+        let path = match primary {
+            true => snapshot::write(root, self.step, kept, fill)?,
+            false => {
+                let dir = snapshot::aside(root, self.step);
+                fill(&dir)?;
+                dir
+            }
+        };
+        // Whoever goes on has a snapshot behind it.
+        self.ranks.barrier(q)?;
+        Ok(path)
+    }
+
+    /// Writes the states of the members that are here.
+    fn save_members(&self, q: &mut Queue, dir: &Path) -> Result<Vec<SavedMember>> {
+        let mut members = Vec::new();
+        for m in &self.members {
+            let state = match &m.state {
+                State::Training(trainer) => {
+                    trainer.save(q, &m.identity, &dir.join(&m.name))?;
+                    SavedState::Training
+                }
+                State::Complete { steps, tokens } => SavedState::Complete { steps: *steps, tokens: *tokens },
+                State::Failed(why) => SavedState::Failed(why.clone()),
+                State::Elsewhere => continue,
+            };
+            members.push(SavedMember { name: m.name.clone(), identity: m.identity.clone(), state });
+        }
+        Ok(members)
+    }
+
+    /// Writes what all ranks say of their members, in the order of the settings.
+    fn save_list(&self, told: &[Vec<u8>], data: &Value, dir: &Path) -> Result<()> {
+        let path = dir.join(STATE);
+        let mut all: BTreeMap<String, SavedMember> = BTreeMap::new();
+        for bytes in told {
+            let members: Vec<SavedMember> =
+                serde_json::from_slice(bytes).map_err(|e| Error::format(&path, e.to_string()))?;
+            all.extend(members.into_iter().map(|m| (m.name.clone(), m)));
+        }
+        let members = self.members.iter().filter_map(|m| all.remove(&m.name)).collect();
+        let version = env!("CARGO_PKG_VERSION").into();
+        snapshot::write_json(&path, &SavedSweep { version, step: self.step, data: data.clone(), members })
     }
 
     /// Takes up the sweep saved in `dir`; where `data` differs the stream starts at its beginning, for feeding further data.

@@ -45,7 +45,9 @@ impl Initialise for Coder {
             return set_row_norms(q, &mut self.p.w_d.value, norm, exact);
         }
         let norms = norms_of(q, &self.p.w_d.value)?;
-        let mean = norms.iter().sum::<f32>() / norms.len() as f32;
+        let mut sum = [norms.iter().map(|n| f64::from(*n)).sum::<f64>()];
+        self.base.share.sum(q, &mut sum)?;
+        let mean = (sum[0] / self.base.settings.d_sae() as f64) as f32;
         let factor = if exact { norm / mean } else { norm / mean.max(norm) };
         // A decoder of zeros stays.
         let factor = if factor.is_finite() { factor } else { 1.0 };
@@ -151,7 +153,9 @@ impl Initialise for Coder {
         let answers = mlp(q, probes.view())?;
         let mut mean = q.empty(1, answers.cols(), F32)?;
         q.reduce_rows(ReduceKind::Sum, &answers, None, &mut mean, 0.0)?;
-        q.zip(MapKind::Add, &answers, &mean, 1.0, -1.0 / s as f32, &mut self.p.w_d.value)?;
+        self.base.sum_over_features(q, mean.view_mut())?;
+        let share = -1.0 / self.base.settings.d_sae() as f32;
+        q.zip(MapKind::Add, &answers, &mean, 1.0, share, &mut self.p.w_d.value)?;
         set_row_norms(q, &mut self.p.w_d.value, 1.0, true)
     }
 

@@ -45,10 +45,11 @@ impl Heads {
     pub fn take_queries_and_keys(&mut self, q: &mut Queue, from: &ModelAttention, a: f32) -> Result<()> {
         let g = &self.geometry;
         let refuse = |key: &str, what: String| Err(Error::setting(format!("sae.{key}"), what));
-        if !g.n_qk.is_multiple_of(from.n_heads) {
+        let (all, first) = (self.query.w.whole[0], first_entry(&self.query.w));
+        if !all.is_multiple_of(from.n_heads) {
             return refuse(
                 "n_qk_heads",
-                format!("{} is no multiple of the model's {} heads", g.n_qk, from.n_heads),
+                format!("{all} is no multiple of the model's {} heads", from.n_heads),
             );
         }
         if g.d_qk != from.d_head {
@@ -66,12 +67,12 @@ impl Heads {
             (&mut self.key, &from.w_k, &from.b_k, &from.k_gain),
         ];
         for (side, w, b, gain) in sides {
-            repeat_heads(q, w.view(), from.n_heads, &mut side.w.value)?;
+            repeat_heads(q, w.view(), from.n_heads, (first, all), &mut side.w.value)?;
             q.map_in_place(MapKind::Affine, 1.0 / a, 0.0, &mut side.w.value)?;
             match b {
                 Some(b) => {
                     let b = b.view().reshaped(from.n_heads, g.d_qk);
-                    repeat_heads(q, b, from.n_heads, &mut side.b.value)?;
+                    repeat_heads(q, b, from.n_heads, (first, all), &mut side.b.value)?;
                 }
                 None => q.fill(&mut side.b.value, 0.0)?,
             }
@@ -93,7 +94,8 @@ impl Heads {
         from: &ModelAttention,
         w_o: &mut Tensor,
     ) -> Result<()> {
-        let (s, d, k) = (w_o.rows(), w_o.cols(), self.geometry.d_qk);
+        let (s, d, k) = (self.w_v.whole[0], w_o.cols(), self.geometry.d_qk);
+        let (first, here) = (first_entry(&self.w_v), w_o.rows());
         if !s.is_multiple_of(from.n_heads) {
             let what = format!("{s} features cannot be shared among the model's {} heads", from.n_heads);
             return Err(Error::setting("sae.expansion_factor", what));
@@ -112,13 +114,14 @@ impl Heads {
             q.gemm(x, w_v, &mut values, GemmOpts { tb: true, ..Default::default() })?;
             q.gemm(&values, w_v, &mut back, GemmOpts::default())?;
             let p = subspace::principal_directions(q, back.view(), k)?;
-            let features = head * share..(head + 1) * share;
-            let mut confined = q.empty(share, d, F32)?;
+            let place = |i: usize| i.saturating_sub(first).min(here);
+            let features = place(head * share)..place((head + 1) * share);
+            let mut confined = q.empty(features.len(), d, F32)?;
             let drawn = self.w_v.value.rows_view(features.clone()).slice_cols(0..k);
             q.gemm(drawn, &p, &mut confined, GemmOpts::default())?;
             q.copy(&confined, self.w_v.value.rows_mut(features.clone()))?;
             // W_O = W_V·W_V^m·W_O^m
-            let mut inner = q.empty(share, from.d_head, F32)?;
+            let mut inner = q.empty(features.len(), from.d_head, F32)?;
             q.gemm(&confined, w_v, &mut inner, GemmOpts { tb: true, ..Default::default() })?;
             q.gemm(&inner, w_out, w_o.rows_mut(features), GemmOpts::default())?;
         }
@@ -127,14 +130,24 @@ impl Heads {
     }
 }
 
-/// Each of `heads` equal stretches of the rows of `w`, as often as it takes to fill `to`.
-fn repeat_heads(q: &mut Queue, w: View<'_>, heads: usize, to: &mut Tensor) -> Result<()> {
+/// The first entry of the first axis that is here.
+fn first_entry(p: &Param) -> usize {
+    p.cuts.iter().find(|c| c.axis == 0).and_then(|c| c.ranges.first()).map_or(0, |r| r.start)
+}
+
+/// Each of `heads` equal stretches of the rows of `w`, as often as it takes for `all` in all; those from `first` on fill `to`.
+fn repeat_heads(
+    q: &mut Queue,
+    w: View<'_>,
+    heads: usize,
+    (first, all): (usize, usize),
+    to: &mut Tensor,
+) -> Result<()> {
     let height = w.rows() / heads;
-    let each = to.rows() / w.rows();
-    for head in 0..heads * each {
-        let from = head / each * height;
-        let rows = w.slice_rows(from..from + height);
-        q.copy(rows, to.rows_mut(head * height..(head + 1) * height))?;
+    let each = all / heads;
+    for head in 0..to.rows() / height {
+        let from = (first + head) / each * height;
+        q.copy(w.slice_rows(from..from + height), to.rows_mut(head * height..(head + 1) * height))?;
     }
     Ok(())
 }
