@@ -20,6 +20,9 @@ pub struct Convert {
     pub to: PathBuf,
     #[command(flatten)]
     pub form: Form,
+    /// Divide the features among so many files, one for each rank of a job; parts become one file with 1
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub parts: u64,
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,

@@ -11,7 +11,8 @@ use serde_json::json;
 use std::{path::Path, rc::Rc};
 
 pub fn run(args: &Convert, registry: &Registry) -> Result<()> {
-    let conversion = conversion(&args.from, &args.to, &args.form)?;
+    let conversion =
+        Conversion { parts: args.parts as usize, ..conversion(&args.from, &args.to, &args.form)? };
     let done = convert(&conversion, &Rc::new(Hub::from_env()), registry)?;
     let to_format = &args.form.to_format;
     if args.json {
@@ -51,6 +52,7 @@ pub(super) fn conversion(from: &str, to: &Path, form: &Form) -> Result<Conversio
         format: Format::named(&form.to_format)?,
         dtype,
         unit_decoder_norm: form.unit_decoder_norm,
+        parts: 1,
         options: OpenOptions { strict: !form.lenient, fold: false, facts, revision: form.revision.clone() },
     })
 }

@@ -3,7 +3,10 @@
 use super::workbench::open_queue;
 use crate::{
     Error, Result,
-    dictionary::checkpoint::Loaded,
+    dictionary::{
+        Place,
+        checkpoint::{self, Loaded},
+    },
     hub::{self, Format, Hub, OpenOptions, writers},
     settings::{DTypeName, NormActivation},
 };
@@ -23,6 +26,8 @@ pub struct Conversion {
     pub dtype: Option<DTypeName>,
     /// Make decoder rows unit vectors first: the same reconstructions, activations times the norms.
     pub unit_decoder_norm: bool,
+    /// Files to divide the features among, for as many ranks to read; 1 is the plain form, which parts are joined into.
+    pub parts: usize,
     /// How to read.
     pub options: OpenOptions,
 }
@@ -53,17 +58,44 @@ pub fn convert(c: &Conversion, hub: &Rc<Hub>, registry: &Registry) -> Result<Con
         return Err(Error::format(&c.to, what));
     }
     let q = &mut open_queue(registry, "cpu")?;
+    if c.parts > 1 {
+        return divide(q, c, hub);
+    }
     let (mut loaded, dtype) = open_for(q, c, hub)?;
     let path = writers::write(q, &mut loaded, &c.to, c.format, dtype)?;
+    Ok(converted(path, &loaded))
+}
+
+/// Writes one part after the other, so that no more than one is in memory.
+fn divide(q: &mut Queue, c: &Conversion, hub: &Rc<Hub>) -> Result<Converted> {
+    if c.format != Format::Own {
+        return Err(Error::setting("parts", "exist in this project's own form only; leave out --to-format"));
+    }
+    let mut last = None;
+    for rank in 0..c.parts {
+        let loaded = hub::open_part(q, hub, &c.from, &c.options, Place::new(c.parts, rank));
+        let loaded = loaded.map_err(|e| match e {
+            // What does not divide is told of ranks.
+            Error::Setting { key, what } if key == "model_parallel_size" => Error::setting("parts", what),
+            e => e,
+        })?;
+        let (loaded, dtype) = prepared(q, c, loaded)?;
+        checkpoint::save(q, &*loaded.dictionary, &c.to, dtype, &loaded.extras)?;
+        last = Some(converted(c.to.clone(), &loaded));
+    }
+    last.ok_or_else(|| Error::setting("parts", "must be at least 1"))
+}
+
+fn converted(path: PathBuf, loaded: &Loaded) -> Converted {
     let format = loaded.extras.get("source").and_then(|s| s["format"].as_str()).unwrap_or("lm-saes");
     let d = &*loaded.dictionary;
-    Ok(Converted {
+    Converted {
         path,
         from_format: format.into(),
         sae_type: d.settings().sae_type().into(),
         d_sae: d.d_sae(),
         hooks: (d.hook_points_in(), d.hook_points_out()),
-    })
+    }
 }
 
 /// What is converted, and the precision to write it in.
@@ -71,7 +103,11 @@ pub fn convert(c: &Conversion, hub: &Rc<Hub>, registry: &Registry) -> Result<Con
 /// # Errors
 /// Numbers that the precision of what was read does not hold any more, where no other was asked for.
 pub(super) fn open_for(q: &mut Queue, c: &Conversion, hub: &Rc<Hub>) -> Result<(Loaded, DTypeName)> {
-    let mut loaded = hub::open(q, hub, &c.from, &c.options)?;
+    let loaded = hub::open(q, hub, &c.from, &c.options)?;
+    prepared(q, c, loaded)
+}
+
+fn prepared(q: &mut Queue, c: &Conversion, mut loaded: Loaded) -> Result<(Loaded, DTypeName)> {
     if c.unit_decoder_norm {
         loaded.dictionary.to_unit_decoder_norm(q)?;
     }

@@ -261,6 +261,7 @@ fn a_dictionary_is_prepared_with_its_page_and_opened_again_from_what_was_sent() 
             format,
             dtype: None,
             unit_decoder_norm: false,
+            parts: 1,
             options: OpenOptions::default(),
         },
         about: card::About { repo: "me/saes".into(), folder: folder.into(), license: Some("mit".into()) },
