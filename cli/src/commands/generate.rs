@@ -1,7 +1,11 @@
 //! `lm-saes generate`: a language model's activations on disk.
 
 use super::train::load_settings;
-use crate::{args::Generate, print, progress::Console};
+use crate::{
+    args::Generate,
+    print,
+    ranks::{self, Ranks},
+};
 use anyhow::Result;
 use lm_saes::{
     runners::{self, GeneratePlan},
@@ -10,7 +14,7 @@ use lm_saes::{
 use lm_saes_runtime::Registry;
 use serde_json::json;
 
-pub fn run(args: &Generate, registry: &Registry) -> Result<()> {
+pub fn run(args: &Generate, registry: &Registry, ranks: Option<&Ranks>) -> Result<()> {
     let mut settings: GenerateSettings = load_settings(&args.settings)?;
     if let Some(device) = &args.settings.overrides.device {
         settings.device_type.clone_from(device);
@@ -23,10 +27,15 @@ pub fn run(args: &Generate, registry: &Registry) -> Result<()> {
         }
         return Ok(());
     }
-    if !args.settings.json {
+    if !args.settings.json && ranks::speaks(ranks) {
         report_plan(&plan);
     }
-    let r = runners::generate(&settings, registry, &mut Console::new(), args.start.start())?;
+    settings.device_type = ranks::device(ranks, &settings.device_type);
+    let (world, mut observer) = ranks::joined(ranks, &settings.device_type, registry)?;
+    let r = runners::generate_with(&settings, registry, &mut *observer, args.start.start(), world)?;
+    if !ranks::speaks(ranks) {
+        return Ok(());
+    }
     let (tokens, took) = r.rate;
     let per_second = tokens as f64 / took.as_secs_f64().max(1e-9);
     let output = settings.output_dir.display();

@@ -9,12 +9,13 @@ use super::{
 use crate::{
     Error, Result,
     activations::Batch,
-    data::{Chunk, ChunkWriter, Storage, check_empty},
+    data::{Chunk, ChunkWriter, Loss, Storage, check_empty},
     lm::Lm,
+    parallel::{Axis, Mesh, MeshSize, Together, agree, on_primary},
     settings::{GenerateSettings, required_model},
     training::{Advance, BatchSource, LiveSource, Observer, snapshot},
 };
-use lm_saes_runtime::{Queue, Registry};
+use lm_saes_runtime::{Group, Queue, Registry};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::{
@@ -106,25 +107,47 @@ pub fn generate(
     observer: &mut dyn Observer,
     start: Start,
 ) -> Result<GenerateReport> {
+    generate_with(s, registry, observer, start, Group::solo())
+}
+
+/// [`generate`] as one of the ranks of `world`, which take model batches in turns, and in turns write chunks; the files are those
+/// of one rank, bit for bit.
+///
+/// # Errors
+/// As [`generate`]; settings that differ between ranks, or a rank that is missing.
+pub fn generate_with(
+    s: &GenerateSettings,
+    registry: &Registry,
+    observer: &mut dyn Observer,
+    start: Start,
+    world: Group,
+) -> Result<GenerateReport> {
     s.check()?;
     let (factory, datasets) = s.stream()?;
     let model = required_model(&s.model, &s.model_name)?;
-    let found = snapshot::latest(&s.output_dir)?;
-    let resume = found.as_ref().filter(|_| start == Start::Resume);
-    if resume.is_none() {
-        check_empty(&s.output_dir, &s.hook_points, start == Start::Overwrite)?;
-        snapshot::clear(&s.output_dir)?;
-    }
+    let size = MeshSize { data: world.size(), ..MeshSize::SOLO };
+    let ranks = Mesh::new(world, size)?.world;
     let mut bench = Workbench::open(registry, &s.device_type, model, &factory, &datasets, observer)?;
+    let q = &mut bench.q;
+    if !ranks.is_solo() {
+        observer.phase(&format!("{} ranks", ranks.size()));
+        let chunks = [s.batches_per_chunk() as u64, s.total_tokens.unwrap_or(0), s.snapshot_seconds];
+        let storage = format!("{:?}", s.storage());
+        let all = json!({ "activation_factory": factory, "datasets": datasets, "model": model, "storage": storage,
+                          "chunks": chunks, "output_dir": s.output_dir, "start": format!("{start:?}") });
+        agree(q, &ranks, &all)?;
+    }
+    let resume = on_primary(q, &ranks, |_| prepare(s, start))?;
     let weights = bench.lm.weights_hash();
     let identity =
         json!([factory, datasets, model, s.storage(), s.batches_per_chunk(), bench.policy, weights]);
     // As it will look when read back.
     let identity: Value = serde_json::from_str(&identity.to_string()).unwrap_or(Value::Null);
-    let mut source = LiveSource { stream: bench.stream()?, model: &*bench.lm };
+    let producer = Together { model: &*bench.lm, ranks: ranks.clone() };
+    let mut source = LiveSource { stream: bench.stream()?, model: &producer };
     let mut writer = ChunkWriter::new(&s.output_dir, &s.hook_points, s.storage(), s.target);
     let mut at = Saved { identity, chunks: 0, tokens: 0, contexts: 0 };
-    if let Some(dir) = resume {
+    if let Some(dir) = &resume {
         observer.phase(&format!("resuming from {}", dir.display()));
         let saved: Saved = snapshot::read_json(&dir.join(STATE))?;
         if saved.identity != at.identity {
@@ -135,24 +158,47 @@ pub fn generate(
         source.load_state(&mut bench.q, &dir.join(STREAM))?;
         (writer.next, at) = (saved.chunks, saved);
     }
-    let resumed_from = resume.map(|_| at.chunks);
+    let resumed_from = resume.as_ref().map(|_| at.chunks);
     let pad = bench.policy.pad;
-    let mut pass = Pass { s, source, writer, at, pad };
+    let mut pass = Pass { s, source, writer, at, pad, ranks };
     let (complete, rate) = pass.run(&mut bench.q, observer)?;
+    let Pass { ranks, writer, at, .. } = &mut pass;
     if complete {
-        snapshot::clear(&s.output_dir)?;
-        // Empty unless someone put something there.
-        let _ = std::fs::remove_dir(snapshot::folder(&s.output_dir));
+        // The last chunks may still be written.
+        ranks.barrier(&mut bench.q)?;
+        on_primary(&mut bench.q, ranks, |_| {
+            snapshot::clear(&s.output_dir)?;
+            // Empty unless someone put something there.
+            let _ = std::fs::remove_dir(snapshot::folder(&s.output_dir));
+            Ok(())
+        })?;
     }
-    let losses = s.hook_points.iter().cloned().zip(pass.writer.losses.iter().map(|l| l.unexplained()));
+    for loss in &mut writer.losses {
+        let all = ranks.gather_bytes(&mut bench.q, bytemuck::cast_slice(&loss.numbers()))?;
+        *loss = Loss::default();
+        for bytes in all {
+            loss.add(&bytes.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect::<Vec<f64>>());
+        }
+    }
+    let losses = s.hook_points.iter().cloned().zip(writer.losses.iter().map(|l| l.unexplained()));
     Ok(GenerateReport {
         complete,
-        tokens: pass.at.tokens,
-        chunks: pass.at.chunks,
+        tokens: at.tokens,
+        chunks: at.chunks,
         resumed_from,
         losses: if s.storage() == Storage::F32 { Vec::new() } else { losses.collect() },
         rate,
     })
+}
+
+/// The snapshot to continue from, if that was asked for; otherwise makes room for new chunks.
+fn prepare(s: &GenerateSettings, start: Start) -> Result<Option<PathBuf>> {
+    let found = snapshot::latest(&s.output_dir)?.filter(|_| start == Start::Resume);
+    if found.is_none() {
+        check_empty(&s.output_dir, &s.hook_points, start == Start::Overwrite)?;
+        snapshot::clear(&s.output_dir)?;
+    }
+    Ok(found)
 }
 
 struct Pass<'a> {
@@ -161,6 +207,8 @@ struct Pass<'a> {
     writer: ChunkWriter,
     at: Saved,
     pad: u32,
+    /// Those that write, in turns, a chunk each.
+    ranks: Axis,
 }
 
 impl Pass<'_> {
@@ -195,9 +243,15 @@ impl Pass<'_> {
             let advance = Advance { what: "tokens", done, total: expected, per_second, remaining };
             let stop = observer.advanced(&advance).is_break();
             // Never more than a twentieth of the time.
-            if stop || saved.elapsed() >= every.max(if every.is_zero() { every } else { 20 * saving }) {
+            let due = saved.elapsed() >= every.max(if every.is_zero() { every } else { 20 * saving });
+            // The first rank has the clock; and nothing is behind a snapshot that is not on disk.
+            let mut told = [f64::from(u8::from(stop)), f64::from(u8::from(due && self.ranks.rank() == 0))];
+            self.ranks.sum_f64(q, &mut told)?;
+            let stop = told[0] > 0.0;
+            if stop || told[1] > 0.0 {
                 let began = Instant::now();
-                observer.snapshot(&self.save(q)?);
+                let ranks = self.ranks.clone();
+                observer.snapshot(&on_primary(q, &ranks, |q| self.save(q))?);
                 (saved, saving) = (Instant::now(), began.elapsed());
             }
             if stop {
@@ -214,8 +268,19 @@ impl Pass<'_> {
         })
     }
 
-    /// Batches of one shape as one chunk.
+    /// Batches of one shape as one chunk, written by the rank whose turn it is.
     fn write(&mut self, q: &mut Queue, batches: &[Batch]) -> Result<()> {
+        match self.at.chunks as usize % self.ranks.size() == self.ranks.rank() {
+            true => self.write_chunk(q, batches)?,
+            false => self.writer.next += 1,
+        }
+        self.at.chunks += 1;
+        self.at.tokens += batches.iter().map(|b| b.rows() as u64).sum::<u64>();
+        self.at.contexts += batches.iter().map(|b| b.contexts.map_or(0, |c| c.0 as u64)).sum::<u64>();
+        Ok(())
+    }
+
+    fn write_chunk(&mut self, q: &mut Queue, batches: &[Batch]) -> Result<()> {
         let Some(first) = batches.first() else { return Ok(()) };
         let mut lead = match first.contexts {
             Some((n, len)) => vec![n, len],
@@ -243,11 +308,7 @@ impl Pass<'_> {
             acts: &acts,
             meta: meta.as_ref(),
         };
-        self.writer.write(&chunk)?;
-        self.at.chunks += 1;
-        self.at.tokens += tokens.len() as u64;
-        self.at.contexts += batches.iter().map(|b| b.contexts.map_or(0, |c| c.0 as u64)).sum::<u64>();
-        Ok(())
+        self.writer.write(&chunk)
     }
 
     /// 0 on the padding at the end of contexts.

@@ -22,7 +22,7 @@ pub use analyze::{AnalysisJob, AnalysisPlan, AnalyzeReport, analyze, analyze_on,
 pub use autointerp::{AutoInterpPlan, AutoInterpReport, auto_interp, plan_auto_interp};
 pub use convert::{Conversion, Converted, convert};
 pub use evaluate::{Stated, evaluate, evaluate_recorded, evaluate_with};
-pub use generate::{GeneratePlan, GenerateReport, generate, plan_generate};
+pub use generate::{GeneratePlan, GenerateReport, generate, generate_with, plan_generate};
 pub use live::{LiveBench, LiveToken};
 pub use logits::{LogitReport, attribute_logits};
 pub use plan::{LargeTensor, MemberPlan, Memory, Plan, SweepPlan, plan, plan_sweep};

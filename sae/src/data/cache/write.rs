@@ -71,6 +71,20 @@ impl Loss {
         if variance > 0.0 { self.errors / variance } else { 0.0 }
     }
 
+    /// What another process needs to count this one's too, see [`Loss::add`].
+    pub fn numbers(&self) -> Vec<f64> {
+        [self.rows, self.squares, self.errors].into_iter().chain(self.sum.iter().copied()).collect()
+    }
+
+    /// Counts the losses of another process.
+    pub fn add(&mut self, numbers: &[f64]) {
+        let [rows, squares, errors, sum @ ..] = numbers else { return };
+        (self.rows, self.squares, self.errors) =
+            (self.rows + rows, self.squares + squares, self.errors + errors);
+        self.sum.resize(self.sum.len().max(sum.len()), 0.0);
+        self.sum.iter_mut().zip(sum).for_each(|(all, more)| *all += more);
+    }
+
     fn see(&mut self, row: &[f32], stored: impl Iterator<Item = f32>) {
         self.sum.resize(row.len(), 0.0);
         self.rows += 1.0;
