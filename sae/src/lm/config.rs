@@ -21,6 +21,16 @@ impl<'a> Config<'a> {
         Self { path, json }
     }
 
+    /// The file.
+    pub fn path(&self) -> &'a Path {
+        self.path
+    }
+
+    /// What is in it.
+    pub fn json(&self) -> &'a Value {
+        self.json
+    }
+
     /// The value of a key; `null` counts as absent.
     fn get(&self, key: &str) -> Option<&'a Value> {
         self.json.get(key).filter(|v| !v.is_null())
@@ -120,11 +130,26 @@ impl<'a> Config<'a> {
         if base <= 0.0 {
             return Err(self.error("rope_theta", "must be positive"));
         }
+        if nested.is_some_and(|c| c.json.as_object().is_some_and(|map| map.values().any(Value::is_object))) {
+            return Err(
+                self.error("rope_parameters", "differ by kind of layer, which this family is not known for")
+            );
+        }
         let scaling = match self.get("rope_scaling").or(self.get("rope_parameters")) {
             Some(json) => Config { path: self.path, json }.scaling()?,
             None => RotaryScaling::None,
         };
         Ok(Rotary { dim, base, scaling, adjacent: false })
+    }
+
+    /// Those of one kind of layer, where newer files tell them apart.
+    pub fn rotary_of(&self, kind: &str, dim: usize, default_base: f64) -> Result<Option<Rotary>> {
+        let Some(json) = self.get("rope_parameters").and_then(|p| p.get(kind)).filter(|v| v.is_object())
+        else {
+            return Ok(None);
+        };
+        let inner = Config { path: self.path, json };
+        Ok(Some(Rotary { scaling: inner.scaling()?, ..inner.rotary(dim, default_base)? }))
     }
 
     /// Share of each head's coordinates that turn; newer files have it beside the other rotary parameters.

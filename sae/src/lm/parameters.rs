@@ -96,8 +96,8 @@ pub struct Reader<'a> {
 impl<'a> Reader<'a> {
     pub fn new(arch: &'a Architecture, layout: &'a Layout, source: &'a dyn WeightSource) -> Self {
         let names: HashSet<String> = source.names().into_iter().collect();
-        let has_base = names.iter().any(|n| n.starts_with(layout.base));
-        let base = if has_base { layout.base } else { "" };
+        let written = |base: &&str| !base.is_empty() && names.iter().any(|n| n.starts_with(*base));
+        let base = [layout.base, layout.later_base].into_iter().find(written).unwrap_or("");
         Self { arch, layout, source, names, base }
     }
 

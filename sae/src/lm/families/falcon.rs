@@ -14,6 +14,7 @@ pub(super) const FAMILY: Family = Family {
     model_types: &["falcon"],
     layout: Layout {
         base: "transformer.",
+        later_base: "",
         embed: "word_embeddings",
         pos_embed: "",
         ln_final: "ln_f",

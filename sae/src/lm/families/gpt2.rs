@@ -11,6 +11,7 @@ use crate::{
 
 pub(super) const LAYOUT: Layout = Layout {
     base: "transformer.",
+    later_base: "",
     embed: "wte",
     pos_embed: "wpe",
     ln_final: "ln_f",

@@ -13,6 +13,7 @@ pub(super) const FAMILY: Family = Family {
     model_types: &["gpt_neox"],
     layout: Layout {
         base: "gpt_neox.",
+        later_base: "",
         embed: "embed_in",
         pos_embed: "",
         ln_final: "final_layer_norm",

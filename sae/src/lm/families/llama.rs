@@ -12,6 +12,7 @@ use crate::{
 /// Names shared by most families since.
 pub(super) const LAYOUT: Layout = Layout {
     base: "model.",
+    later_base: "",
     embed: "embed_tokens",
     pos_embed: "",
     ln_final: "norm",

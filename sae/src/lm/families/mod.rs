@@ -35,6 +35,8 @@ pub enum Qkv {
 pub struct Layout {
     /// Before every name but the unembedding's; absent in files saved from the model without its head.
     pub base: &'static str,
+    /// What later versions of the library write for it, if something else.
+    pub later_base: &'static str,
     pub embed: &'static str,
     pub pos_embed: &'static str,
     pub ln_final: &'static str,
@@ -78,6 +80,7 @@ pub const FAMILIES: &[&Family] = &[
     &gemma::GEMMA,
     &gemma::GEMMA2,
     &gemma::GEMMA3,
+    &gemma::GEMMA3_IMAGES,
     &phi::FAMILY,
     &olmo2::FAMILY,
     &stablelm::FAMILY,
