@@ -1,6 +1,8 @@
 //! Dictionaries in other tools' forms: read from files that NumPy, PyTorch and safetensors wrote (`tests/foreign/make.py`), written
 //! by us and read again. What a form cannot say is refused by name.
 
+mod matrix;
+
 use lm_saes::{
     dictionary::{RandomInit, build, checkpoint::Loaded},
     hub::{Facts, Format, Hub, OpenOptions, open, writers},
