@@ -8,10 +8,10 @@ use super::{
     download::{Download, Head},
     wire::{Wire, escape},
 };
-use crate::{Error, Result};
+use crate::{Error, Result, lm::weights::indexed};
 use serde_json::Value;
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     env, fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock, PoisonError},
@@ -161,11 +161,7 @@ impl Hub {
     /// As [`Hub::find`]; a repository without weights in safetensors.
     pub fn model(&self, repo: &str) -> Result<PathBuf> {
         let all = self.list(repo, "main")?;
-        let weights = all.iter().filter(|f| !f.contains('/') && f.ends_with(".safetensors"));
-        let weights: Vec<&String> = weights.collect();
-        if weights.is_empty() {
-            return Err(self.error(repo, "has no weights in safetensors, which is what is read here"));
-        }
+        let weights = self.weights(repo, &all)?;
         let beside = |f: &&String| {
             let read = [".json", ".model", "merges.txt", "vocab.txt", ".jinja"];
             !f.contains('/') && read.iter().any(|end| f.ends_with(end))
@@ -174,13 +170,33 @@ impl Hub {
         // What says that there is a model comes last: a snapshot that has it is whole.
         let config = |f: &&String| *f == "config.json";
         let beside: Vec<&String> = all.iter().filter(beside).collect();
-        let (last, first): (Vec<&String>, Vec<&String>) = weights.into_iter().chain(beside).partition(config);
+        let (last, first): (Vec<&String>, Vec<&String>) = weights.iter().chain(beside).partition(config);
         for file in first.into_iter().chain(last) {
             let path =
                 self.find(repo, "main", file)?.ok_or_else(|| self.error(repo, "has changed; try again"))?;
             folder = path.parent().map(Path::to_path_buf);
         }
         folder.ok_or_else(|| self.error(repo, "has no files"))
+    }
+
+    /// The files a model's weights are in: one, or those that the index names. Beside them some repositories have the same
+    /// weights once more in another form.
+    fn weights(&self, repo: &str, all: &[String]) -> Result<Vec<String>> {
+        const SINGLE: &str = "model.safetensors";
+        const INDEX: &str = "model.safetensors.index.json";
+        let is_there = |name: &str| all.iter().any(|f| f == name);
+        if is_there(SINGLE) {
+            return Ok(vec![SINGLE.into()]);
+        }
+        let index = if is_there(INDEX) { self.find(repo, "main", INDEX)? } else { None };
+        let index = index.ok_or_else(|| {
+            self.error(
+                repo,
+                "has neither model.safetensors nor its index; weights are read from safetensors here",
+            )
+        })?;
+        let files: BTreeSet<String> = indexed(&index)?.into_iter().map(|(_, file)| file).collect();
+        Ok(files.into_iter().collect())
     }
 
     /// Names of all files of a repository.

@@ -58,30 +58,39 @@ impl HfDirectory {
                 "neither model.safetensors nor model.safetensors.index.json is here; convert other weight files to safetensors",
             ));
         }
-        let json: Value = read_json(&index)?;
-        let map = json
-            .get("weight_map")
-            .and_then(Value::as_object)
-            .ok_or_else(|| Error::format(&index, "key weight_map: expected tensor names with file names"))?;
-        let mut by_file: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut by_file: BTreeMap<String, usize> = BTreeMap::new();
         let mut shards = Vec::new();
         let mut place = BTreeMap::new();
-        for (name, file) in map {
-            let file = plain_name(file).ok_or_else(|| {
-                Error::format(&index, format!("key weight_map.{name}: {file} is not a file name"))
-            })?;
-            let at = match by_file.get(file) {
+        for (name, file) in indexed(&index)? {
+            let at = match by_file.get(&file) {
                 Some(&at) => at,
                 None => {
-                    shards.push(TensorFile::open(path.join(file))?);
+                    shards.push(TensorFile::open(path.join(&file))?);
                     by_file.insert(file, shards.len() - 1);
                     shards.len() - 1
                 }
             };
-            place.insert(name.clone(), at);
+            place.insert(name, at);
         }
         Ok(Self { config, shards, place, listing: index })
     }
+}
+
+/// The file of every tensor, as `model.safetensors.index.json` says.
+///
+/// # Errors
+/// No such table, or a file outside the index's own folder.
+pub(crate) fn indexed(index: &Path) -> Result<Vec<(String, String)>> {
+    let json: Value = read_json(index)?;
+    let map = json
+        .get("weight_map")
+        .and_then(Value::as_object)
+        .ok_or_else(|| Error::format(index, "key weight_map: expected tensor names with file names"))?;
+    let plain = |(name, file): (&String, &Value)| match plain_name(file) {
+        Some(file) => Ok((name.clone(), file.to_string())),
+        None => Err(Error::format(index, format!("key weight_map.{name}: {file} is not a file name"))),
+    };
+    map.iter().map(plain).collect()
 }
 
 /// A file name without any folder: an index must not reach outside its directory.

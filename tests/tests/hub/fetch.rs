@@ -1,7 +1,12 @@
 //! The hub client against a server of our own on this machine: redirects, ranges, etags, refusals, busy servers, bodies cut short,
 //! wrong hashes; and the cache shared with Python's library.
 
-use lm_saes::hub::{Hub, OpenOptions, Registry, open, resolve};
+use lm_saes::{
+    hub::{Hub, OpenOptions, open},
+    lm::{Lm, Run, Tokens},
+    settings::LanguageModelSettings,
+    tensorfile::{self, OutTensor, Precision, TensorFile, TensorInfo},
+};
 use lm_saes_tests::queue;
 use std::{
     collections::HashMap,
@@ -298,45 +303,50 @@ fn a_dictionary_is_opened_by_its_name_on_the_hub() {
     }
 }
 
+/// A language model in two files, with a third that holds the same weights in another form, as some publish them.
 #[test]
-fn names_of_the_registry_lead_where_the_reference_system_goes() {
-    let hub = Rc::new(Hub::new("http://127.0.0.1:9", Path::new("/nonexistent"), None, true));
-    let place = |name: &str| resolve(&hub, name, &OpenOptions::default()).unwrap();
-    let gemma = place("gemma-scope-2-1b-pt-res-all:layer_12_width_16k_l0_small");
-    assert_eq!(gemma.text, "google/gemma-scope-2-1b-pt:resid_post_all/layer_12_width_16k_l0_small");
-    assert_eq!(gemma.facts.loader.as_deref(), Some("gemma_3"));
-    let hooks = lm_saes::hub::readers::hooks(&gemma).unwrap();
-    assert_eq!(hooks.0, "blocks.12.hook_resid_post");
-    let canonical = place("gemma-scope-2b-pt-att-canonical:layer_0/width_16k/canonical");
-    assert_eq!(canonical.text, "google/gemma-scope-2b-pt-att:layer_0/width_16k/average_l0_104");
-    assert_eq!(lm_saes::hub::readers::hooks(&canonical).unwrap().0, "blocks.0.attn.hook_z");
-    let transcoder = place("gemma-scope-2-4b-pt-transcoders-all:layer_0_width_16k_l0_big");
-    let hooks = lm_saes::hub::readers::hooks(&transcoder).unwrap();
-    assert_eq!(hooks, ("blocks.0.mlp.hook_in".to_string(), "blocks.0.hook_mlp_out".to_string()));
-    let llama = place("llama_scope_lxr_8x:l0r_8x");
-    assert_eq!(
-        (llama.facts.loader.as_deref(), llama.facts.norm_scaling_factor),
-        (Some("llama_scope"), Some(58.935251798561154))
-    );
-    let mistral = place("mistral-7b-res-wg:blocks.8.hook_resid_pre");
-    assert_eq!(mistral.facts.normalize_activations.as_deref(), Some("constant_norm_rescale"));
-    let registry = Registry::built_in().unwrap();
-    // Every release leads somewhere, to a reader that is known, and where only the name says the hook points it does.
-    for (release, found) in registry.releases() {
-        for id in [found.entries.keys().next(), found.entries.keys().last()].into_iter().flatten() {
-            let place = place(&format!("{release}:{id}"));
-            let loader = place.facts.loader.clone().unwrap();
-            assert!(place.text.starts_with(&format!("{}:", found.repo)), "{release}:{id}");
-            let by_name =
-                ["gemma_2", "gemma_2_transcoder", "gemma_3", "qwen_scope", "goodfire", "deepseek_r1"];
-            if by_name.contains(&loader.as_str()) {
-                let hooks = lm_saes::hub::readers::hooks(&place);
-                assert!(hooks.is_some_and(|h| h.0.contains("hook_")), "{release}:{id} by {loader}");
-            }
-            let e = lm_saes::hub::readers::read(&place).err().unwrap().to_string();
-            assert!(!e.contains("not known here"), "{release}:{id}: {e}");
-        }
+fn a_language_model_is_fetched_by_its_name_whole_and_without_what_is_there_twice() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/lm/llama_gqa/model");
+    let whole = TensorFile::open(source.join("model.safetensors")).unwrap();
+    let tensor = |t: TensorInfo| {
+        let (shape, values) = whole.f32(&t.name).unwrap();
+        OutTensor { name: t.name, shape, values }
+    };
+    let all: Vec<OutTensor> = whole.list().into_iter().map(tensor).collect();
+    let (dir, mut map) = (tempfile::tempdir().unwrap(), serde_json::Map::new());
+    let mut files = Files::new();
+    let shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+    let (first, second) = all.split_at(all.len() / 2);
+    for (file, part) in [(shards[0], first), (shards[1], second)] {
+        let path = dir.path().join(file);
+        tensorfile::write(&path, part, Precision::F32, &[]).unwrap();
+        map.extend(part.iter().map(|t| (t.name.clone(), file.into())));
+        files.insert(file, (fs::read(&path).unwrap(), Mood::Cut(100_000)));
     }
-    assert!(registry.releases().len() >= 170);
-    assert!(registry.releases().values().map(|r| r.entries.len()).sum::<usize>() >= 13_000);
+    let index = serde_json::json!({ "weight_map": map }).to_string();
+    files.insert("model.safetensors.index.json", (index.into_bytes(), Mood::Busy(2)));
+    files.insert("config.json", (fs::read(source.join("config.json")).unwrap(), Mood::Plain));
+    files.insert("tokenizer.json", (b"{}".to_vec(), Mood::Plain));
+    files.insert("consolidated.safetensors", (b"the same once more".to_vec(), Mood::Refuse(500, "")));
+    files.insert("original/model.safetensors", (b"and again".to_vec(), Mood::Refuse(500, "")));
+
+    let (cache, server) = (tempfile::tempdir().unwrap(), Server::start(files));
+    let folder = server.hub(cache.path()).model("org/repo").unwrap();
+    let q = &mut queue();
+    let settings = LanguageModelSettings::default();
+    let mut logits = |path: &Path| -> Vec<f32> {
+        let lm = Lm::load(q, path, &settings).unwrap();
+        let tokens = Tokens { ids: &[5, 9, 33, 120], batch: 1, len: 4, mask: None };
+        let out = lm.run(q, &tokens, Run { capture: &[], edit: None, logits: true }).unwrap();
+        q.download(&out.logits.unwrap()).unwrap()
+    };
+    assert_eq!(logits(&folder), logits(&source));
+    let asked = server.seen();
+    assert!(!asked.iter().any(|s| s.contains("consolidated") || s.contains("original")), "{asked:?}");
+    assert!(asked.iter().any(|s| s.contains(shards[0]) && s.contains("[bytes=")), "it goes on: {asked:?}");
+
+    let other = Server::start(one("pytorch_model.bin", b"", Mood::Plain));
+    let empty = tempfile::tempdir().unwrap();
+    let e = other.hub(empty.path()).model("org/repo").unwrap_err().to_string();
+    assert!(e.contains("org/repo") && e.contains("neither model.safetensors nor its index"), "{e}");
 }

@@ -3,4 +3,5 @@
 mod data;
 mod environment;
 mod fetch;
+mod registry;
 mod upload;
