@@ -1,5 +1,6 @@
 //! The command as a user meets it: what it prints, how it fails, and that a killed run ends with the same bits.
 
+use lm_saes::tensorfile::{self, OutTensor, Precision, TensorFile};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -223,10 +224,10 @@ fn a_sweeps_file_is_planned_and_not_mistaken_for_a_training_file() {
     assert!(e.contains("[grid]"), "{e}");
 }
 
-#[test]
-fn a_trained_dictionary_is_evaluated_and_an_unfinished_run_is_not_lost() {
+/// Trains in a fresh folder and leaves there what evaluates the dictionary: `evaluate.toml`.
+fn trained() -> TempDir {
     let (dir, settings) = project();
-    let done = run(dir.path(), &["train", "train.toml"]);
+    let done = run(dir.path(), &["train", "train.toml", "--set", "eval=true"]);
     assert!(done.status.success(), "{}", text(&done.stderr));
     let train = fs::read_to_string(&settings).unwrap();
     let tables: String = train[train.find("[model]").unwrap()..].into();
@@ -234,6 +235,12 @@ fn a_trained_dictionary_is_evaluated_and_an_unfinished_run_is_not_lost() {
         "device_type = \"auto\"\n[sae]\npretrained_name_or_path = \"sae\"\n[eval]\ntotal_eval_tokens = 4096\ndownstream_tokens = 4096\n{tables}"
     );
     fs::write(dir.path().join("evaluate.toml"), evaluate).unwrap();
+    dir
+}
+
+#[test]
+fn a_trained_dictionary_is_evaluated_and_an_unfinished_run_is_not_lost() {
+    let dir = trained();
     let out = run(dir.path(), &["evaluate", "evaluate.toml", "--json"]);
     assert!(out.status.success(), "{}", text(&out.stderr));
     let values: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
@@ -252,6 +259,55 @@ fn a_trained_dictionary_is_evaluated_and_an_unfinished_run_is_not_lost() {
     fs::create_dir_all(&unfinished).unwrap();
     let e = failure(dir.path(), &["train", "train.toml"]);
     assert!(e.contains("--resume") && e.contains("step_1"), "{e}");
+}
+
+/// Rewrites one tensor of the trained dictionary; all else stays as it was written.
+fn damage(dir: &Path, tensor: &str, change: fn(f32) -> f32) {
+    let path = dir.join("sae/sae_weights.safetensors");
+    let file = TensorFile::open(&path).unwrap();
+    assert!(file.list().iter().any(|t| t.name == tensor), "no {tensor} in {:?}", file.list());
+    let changed = |t: tensorfile::TensorInfo| {
+        let (shape, mut values) = file.f32(&t.name).unwrap();
+        if t.name == tensor {
+            values.iter_mut().for_each(|v| *v = change(*v));
+        }
+        OutTensor { name: t.name, shape, values }
+    };
+    let tensors: Vec<OutTensor> = file.list().into_iter().map(changed).collect();
+    drop(file);
+    tensorfile::write(&path, &tensors, Precision::F32, &[("format", "pt".into())]).unwrap();
+}
+
+#[test]
+fn a_check_passes_the_dictionary_that_was_trained_and_names_each_figure_a_damaged_one_misses() {
+    let dir = trained();
+    let dir = dir.path();
+    let check = ["evaluate", "evaluate.toml", "--check"];
+    let sound = run(dir, &check);
+    assert!(sound.status.success(), "{}", text(&sound.stderr));
+    assert!(text(&sound.stderr).contains("are near what its record states"), "{}", text(&sound.stderr));
+
+    let whole = weights(dir, "sae");
+    damage(dir, "W_D", |v| 3.0 * v);
+    let e = failure(dir, &check);
+    assert!(e.contains("--check: explained variance is ") && e.contains("its record states 0."), "{e}");
+    assert!(!e.contains("L0 is"), "the encoder is whole: {e}");
+
+    fs::write(dir.join("sae/sae_weights.safetensors"), &whole).unwrap();
+    damage(dir, "b_E", |_| -100.0);
+    let e = failure(dir, &check);
+    for part in ["L0 is 0.0000, its record states 2", "explained variance is ", "hook point"] {
+        assert!(e.contains(part), "{part:?} is missing from: {e}");
+    }
+    assert!(run(dir, &check[..2]).status.success(), "without --check it is measured and not judged");
+
+    fs::write(dir.join("sae/sae_weights.safetensors"), &whole).unwrap();
+    let path = dir.join("sae/config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["lm_saes"].as_object_mut().unwrap().remove("stated").expect("training states its figures");
+    fs::write(&path, config.to_string()).unwrap();
+    let e = failure(dir, &check);
+    assert!(e.contains("states neither L0 nor explained variance") && e.contains("eval = true"), "{e}");
 }
 
 #[test]

@@ -39,7 +39,10 @@ pub fn run(args: &Evaluate, registry: &Registry, ranks: Option<&Ranks>) -> Resul
     }
     if args.check {
         match stated.compare(&quality) {
-            None => bail!("--check: the dictionary's record states neither L0 nor explained variance"),
+            None => bail!(
+                "--check: the dictionary's record states neither L0 nor explained variance; what is trained with eval = true states \
+                 both"
+            ),
             Some(off) if !off.is_empty() => bail!(
                 "--check: {}; the model, the hook point or the scaling of activations may not be those it was trained with",
                 off.join("; ")
