@@ -92,6 +92,23 @@ fn sae(name: &'static str, own: Value, trainer: Value, codes: f64) -> Row {
     }
 }
 
+/// Two encoders; the gradient of either goes by entries, as that of one.
+fn glu() -> Row {
+    let own = json!({"act_fn": "topk", "top_k": 50, "use_glu_encoder": true});
+    let mut row = sae("glu", own, json!({}), 0.0);
+    row.products[0].1 = 2.0;
+    row
+}
+
+/// A transcoder with a linear path beside the features: its product and the gradient of its matrix.
+fn skip() -> Row {
+    let own = json!({"hook_point_out": "out", "act_fn": "topk", "top_k": 50, "use_skip_connection": true});
+    let mut row = sae("skip", own, json!({}), 0.0);
+    row.hook_points = names(&["in", "out"]);
+    row.products.push(([row.rows, 768, 768], 2.0));
+    row
+}
+
 /// Dense codes read twice: decoding and the gate's own reconstruction, forward and back; one gradient of each matrix.
 fn gated() -> Row {
     sae(
@@ -184,6 +201,11 @@ fn rows() -> Vec<Row> {
     let wanted = std::env::var("VARIANTS").ok();
     let all = vec![
         sae("topk", json!({"act_fn": "topk", "top_k": 50}), json!({}), 0.0),
+        sae("batchtopk", json!({"act_fn": "batchtopk", "top_k": 50}), json!({}), 0.0),
+        sae("abstopk", json!({"act_fn": "abstopk", "top_k": 50}), json!({}), 0.0),
+        sae("groupmax", json!({"act_fn": "groupmax", "top_k": 48}), json!({}), 0.0),
+        glu(),
+        skip(),
         jumprelu(),
         gated(),
         matryoshka(),
