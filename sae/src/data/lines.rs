@@ -2,8 +2,8 @@
 //! away, however far into the file.
 
 use super::{
+    content::{Content, SampleBy},
     record,
-    text::{Content, SampleBy},
 };
 use crate::{Error, Result};
 use std::{

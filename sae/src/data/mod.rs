@@ -4,6 +4,7 @@
 mod cache;
 #[cfg(feature = "parquet")]
 mod columns;
+mod content;
 mod contexts;
 mod folder;
 mod lines;
@@ -15,8 +16,9 @@ mod text;
 mod tokens;
 
 pub use cache::{Chunk, ChunkReader, ChunkWriter, Loss, Storage, check_empty};
+pub use content::{Content, SampleBy, TextOptions};
 pub use contexts::{ContextReader, Order, Place, Tokenize};
 pub use policy::{Overflow, TokenBatch, TokenPolicy};
 pub use remote::{Remote, open_remote};
-pub use text::{Content, SampleBy, Shards, TextOptions, TextSource};
+pub use text::{Shards, TextSource};
 pub use tokens::{Reader, SourceCursor, TokenCursor, TokenStream, WeightedSource};

@@ -4,7 +4,10 @@
 mod choice;
 
 use self::choice::{CONVERTED, Wanted, configs};
-use super::text::{Shards, TextOptions, TextSource};
+use super::{
+    content::TextOptions,
+    text::{Shards, TextSource},
+};
 use crate::{
     Error, Result, files,
     hub::{

@@ -1,7 +1,7 @@
 //! Arrow's IPC formats: the stream that the Python library `datasets` saves, and the file form, which wraps one. An index of
 //! where its messages are makes every batch of rows one positioned read.
 
-use super::{super::text::Content, no_column};
+use super::{super::content::Content, no_column};
 use arrow_array::{
     Array, BooleanArray, Float64Array, Int32Array, Int64Array, LargeListArray, LargeStringArray, ListArray,
     RecordBatch, StringArray, StringViewArray, StructArray, UInt16Array, UInt32Array,

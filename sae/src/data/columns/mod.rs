@@ -4,7 +4,7 @@
 mod arrow;
 mod parquet;
 
-use super::text::Content;
+use super::content::Content;
 use crate::{Error, Result};
 use std::{
     collections::VecDeque,

@@ -1,6 +1,6 @@
 //! Parquet: row groups, read in chunks.
 
-use super::{super::text::Content, no_column};
+use super::{super::content::Content, no_column};
 use parquet::{
     basic::Type,
     column::reader::ColumnReader,

@@ -2,16 +2,23 @@
 //! (TRAINING §4). Where several ranks divide a batch, each updates its rows of every parameter and has moments of those alone:
 //! gradients are added up where their rows belong and parameters gathered again, piece by piece, beside the computing.
 
-use super::pieces::{Piece, Run, by_rows, pieces};
+mod gradients;
+mod measure;
+
+use self::{
+    gradients::{Coming, Gradients, lost},
+    measure::Measure,
+};
+use super::pieces::{Piece, Run, by_rows};
 use crate::{
     Error, Result,
     dictionary::{Dictionary, ParamGroup},
-    parallel::{Axis, Exchanges, Mesh},
+    parallel::{Axis, Mesh},
     settings::{OptimizerKind, TrainerSettings},
     tensorfile::{PIECE, Put, in_pieces},
 };
-use lm_saes_runtime::{AdamArgs, Arena, DType, Exchange, MapKind, Queue, ReduceKind, Tensor, Ticket, View};
-use std::{collections::VecDeque, mem, ops::Range};
+use lm_saes_runtime::{AdamArgs, Arena, DType, Exchange, MapKind, Queue, Tensor, View};
+use std::{collections::VecDeque, ops::Range};
 
 const EPS: f32 = 1e-8;
 
@@ -53,36 +60,6 @@ pub struct GradientNorms {
     pub before_clipping: f64,
     /// As applied, all parameters.
     pub applied: f64,
-}
-
-/// Squares and non-zero entries of every row of the gradients, where they are needed before the update. They are added up on the host
-/// in the order of the rows, so that the sums do not depend on who has which.
-struct Measure {
-    /// Of the rows that belong to ranks alone: each rank's squares, then its counts; `[size·2·own, 1]`.
-    ranks: Tensor,
-    /// Of the rows that belong to all, `[2·left, 1]`.
-    left: Tensor,
-    /// Where the rows of a piece begin in both.
-    places: Vec<(usize, usize)>,
-    own: usize,
-}
-
-/// Gradients as they come, a piece at a time.
-struct Gradients {
-    pieces: Vec<Piece>,
-    rank: usize,
-    size: usize,
-    exchanges: Exchanges,
-    /// Where gradients that are not kept are made: one while another is on its way.
-    buffers: Vec<Tensor>,
-    /// Gradients of the last step that are on their way.
-    begun: VecDeque<(usize, Coming)>,
-}
-
-/// A tensor, or what brings it.
-enum Coming {
-    Here(Tensor),
-    Sent(Ticket),
 }
 
 /// Whether the gradients are measured before they are used: the fused update measures them in passing, only these two need the
@@ -383,229 +360,4 @@ impl Optimizer {
             .fold((0.0, 0.0), |a, (s, _)| (a.0 + s.0, a.1 + s.1));
         if counted.1 == 0.0 { 0.0 } else { (counted.0 / counted.1).sqrt() }
     }
-}
-
-/// What is done with a piece's gradient when it is there: the number of the piece, the piece, and what of it this rank updates.
-type Visit<'a> = dyn FnMut(&mut Queue, usize, &Piece, &[Run], View<'_>) -> Result<()> + 'a;
-
-impl Gradients {
-    fn plan(arena: &mut Arena, dictionary: &dyn Dictionary) -> Result<Self> {
-        let mesh = &dictionary.base().mesh;
-        let (rank, size) = (mesh.data.rank(), mesh.data.size());
-        let pieces = pieces(dictionary, size);
-        let made = || pieces.iter().filter(|p| p.made);
-        let rows = made().map(|p| p.rows.len()).max().unwrap_or(0);
-        let cols = made().map(|p| p.cols).max().unwrap_or(0);
-        // Where ranks exchange, the next is made while one is on its way.
-        let n = if rows == 0 { 0 } else { size.min(2) };
-        let buffers = (0..n).map(|_| Ok(arena.tensor("gradient in the making", rows, cols, DType::F32)?));
-        let (buffers, exchanges) = (buffers.collect::<Result<_>>()?, mesh.exchanges.clone());
-        Ok(Self { pieces, rank, size, exchanges, buffers, begun: VecDeque::new() })
-    }
-
-    /// Rows of a parameter that this rank updates.
-    fn rows_here(&self, param: usize) -> usize {
-        let own = self.pieces.iter().filter(|p| p.param == param);
-        own.flat_map(|p| p.runs(self.rank, self.size)).map(|r| r.rows.len()).sum()
-    }
-
-    /// Takes the gradients that are kept away from the dictionary, in pieces.
-    fn take(&self, dictionary: &mut dyn Dictionary) -> Result<Vec<Tensor>> {
-        let mut all = Vec::new();
-        for (param, p) in dictionary.params_mut().into_iter().enumerate() {
-            let own = self.pieces.iter().filter(|piece| piece.param == param && !piece.made);
-            let rows: Vec<usize> = own.map(|piece| piece.rows.len()).collect();
-            if rows.is_empty() {
-                continue;
-            }
-            let what = || format!("{} has no gradient; no step was made, or it was used already", p.name);
-            let grad = p.grad.take().ok_or_else(|| Error::Data { what: what() })?;
-            all.extend(grad.split(&rows)?);
-        }
-        Ok(all)
-    }
-
-    /// Gives the gradients that are kept back to the dictionary.
-    fn keep(&self, dictionary: &mut dyn Dictionary, kept: Vec<Tensor>) -> Result<()> {
-        let mut params = dictionary.params_mut();
-        let mut parts: Vec<Vec<Tensor>> = params.iter().map(|_| Vec::new()).collect();
-        self.pieces.iter().zip(kept).for_each(|(piece, grad)| parts[piece.param].push(grad));
-        for (p, parts) in params.iter_mut().zip(parts).filter(|(_, parts)| !parts.is_empty()) {
-            p.grad = Some(Tensor::joined(parts)?);
-        }
-        Ok(())
-    }
-
-    fn begin(&mut self, q: &mut Queue, dictionary: &mut dyn Dictionary) -> Result<()> {
-        if !self.begun.is_empty() {
-            return Err(Error::Data { what: "the gradients of the step before were never used".into() });
-        }
-        for (i, grad) in self.take(dictionary)?.into_iter().enumerate() {
-            let rows = grad.rows();
-            let sent = self.exchanges.start(q, Exchange::Sum, grad, rows)?;
-            self.begun.push_back((i, Coming::Sent(sent)));
-        }
-        Ok(())
-    }
-
-    /// The gradients that are kept, added up over the ranks, as they come.
-    fn kept(&mut self, q: &mut Queue, dictionary: &mut dyn Dictionary) -> Result<VecDeque<(usize, Coming)>> {
-        if self.exchanges.is_solo() {
-            return Ok(self.take(dictionary)?.into_iter().map(Coming::Here).enumerate().collect());
-        }
-        if self.begun.is_empty() {
-            self.begin(q, dictionary)?;
-        }
-        Ok(mem::take(&mut self.begun))
-    }
-
-    /// Hands every gradient to `visit`: those that are `coming`, and those that are made here, the next one while others are on their
-    /// way. Returns those that are kept.
-    fn each(
-        &mut self,
-        q: &mut Queue,
-        dictionary: &mut dyn Dictionary,
-        mut coming: VecDeque<(usize, Coming)>,
-        visit: &mut Visit<'_>,
-    ) -> Result<Vec<Tensor>> {
-        let Self { pieces, rank, size, exchanges, buffers, .. } = self;
-        let mut kept = Vec::new();
-        let mut first = |q: &mut Queue, coming: &mut VecDeque<(usize, Coming)>, free: &mut Vec<Tensor>| {
-            let (i, next) = coming.pop_front().ok_or_else(lost)?;
-            let grad = match next {
-                Coming::Here(grad) => grad,
-                Coming::Sent(ticket) => exchanges.finish(ticket)?,
-            };
-            let piece = &pieces[i];
-            let runs: Vec<Run> = piece.runs(*rank, *size).collect();
-            visit(q, i, piece, &runs, grad.rows_view(0..piece.rows.len()))?;
-            if piece.made {
-                free.push(grad)
-            } else {
-                kept.push(grad)
-            }
-            Ok::<(), Error>(())
-        };
-        for (i, piece) in pieces.iter().enumerate().filter(|(_, p)| p.made) {
-            let mut place = loop {
-                match buffers.pop() {
-                    Some(place) => break place,
-                    None => first(q, &mut coming, buffers)?,
-                }
-            };
-            let rows = piece.rows.len();
-            dictionary.make_gradient(q, piece.param, piece.rows.clone(), place.rows_mut(0..rows))?;
-            let next = match exchanges.is_solo() {
-                true => Coming::Here(place),
-                false => Coming::Sent(exchanges.start(q, Exchange::Sum, place, rows)?),
-            };
-            coming.push_back((i, next));
-        }
-        while !coming.is_empty() {
-            first(q, &mut coming, buffers)?;
-        }
-        Ok(kept)
-    }
-
-    /// Takes the parameters away from the dictionary, in pieces.
-    fn values(&self, dictionary: &mut dyn Dictionary) -> Result<Vec<Option<Coming>>> {
-        let mut values: Vec<Option<Coming>> = self.pieces.iter().map(|_| None).collect();
-        for (param, p) in dictionary.params_mut().into_iter().enumerate() {
-            let own = by_rows(&self.pieces, param);
-            let rows: Vec<usize> = own.iter().map(|&i| self.pieces[i].rows.len()).collect();
-            for (i, value) in own.into_iter().zip(mem::take(&mut p.value).split(&rows)?) {
-                values[i] = Some(Coming::Here(value));
-            }
-        }
-        Ok(values)
-    }
-
-    /// Gives the parameters back, as far as they come.
-    fn return_values(&self, dictionary: &mut dyn Dictionary, mut values: Vec<Option<Coming>>) -> Result<()> {
-        let mut parts = Vec::with_capacity(values.len());
-        for value in &mut values {
-            parts.push(Some(match value.take() {
-                Some(Coming::Here(value)) => value,
-                Some(Coming::Sent(ticket)) => self.exchanges.finish(ticket)?,
-                None => return Err(lost()),
-            }));
-        }
-        for (param, p) in dictionary.params_mut().into_iter().enumerate() {
-            let own = by_rows(&self.pieces, param);
-            p.value = Tensor::joined(own.into_iter().filter_map(|i| parts[i].take()).collect())?;
-        }
-        Ok(())
-    }
-}
-
-impl Measure {
-    fn plan(arena: &mut Arena, gradients: &Gradients) -> Result<Self> {
-        let (mut own, mut left, mut places) = (0, 0, Vec::new());
-        for p in &gradients.pieces {
-            places.push((own, left));
-            let (each, rest) = p.divided(gradients.size);
-            (own, left) = (own + each, left + rest);
-        }
-        let mut column = |label, rows| arena.tensor(label, rows, 1, DType::F32);
-        Ok(Self {
-            ranks: column("squares of gradient rows", gradients.size * 2 * own)?,
-            left: column("squares of shared gradient rows", 2 * left)?,
-            places,
-            own,
-        })
-    }
-
-    /// Takes the figures of what this rank updates of piece `i`.
-    fn take(&mut self, q: &mut Queue, i: usize, runs: &[Run], grad: View<'_>) -> Result<()> {
-        let ((own, left), n_left) = (self.places[i], self.left.rows() / 2);
-        for run in runs {
-            let grad = grad.slice_rows(run.rows.clone());
-            let n = run.rows.len();
-            for (j, kind) in [ReduceKind::SumSq, ReduceKind::NonZero].into_iter().enumerate() {
-                let to = match run.rank {
-                    Some(rank) => {
-                        let at = (2 * rank + j) * self.own + own;
-                        self.ranks.rows_mut(at..at + n)
-                    }
-                    None => self.left.rows_mut(j * n_left + left..j * n_left + left + n),
-                };
-                q.reduce_cols(kind, grad, to, 0.0)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// (Σg², non-zero entries) of each of `n` parameters, over the ranks that divide the batch.
-    fn sums(&mut self, q: &mut Queue, gradients: &Gradients, n: usize) -> Result<Vec<(f64, f64)>> {
-        let Gradients { pieces, size, exchanges, .. } = gradients;
-        if !exchanges.is_solo() {
-            let ranks = mem::take(&mut self.ranks);
-            let rows = ranks.rows();
-            let sent = exchanges.start(q, Exchange::Gather, ranks, rows)?;
-            self.ranks = exchanges.finish(sent)?;
-        }
-        let (ranks, rest): (Vec<f32>, Vec<f32>) = (q.download(&self.ranks)?, q.download(&self.left)?);
-        let n_left = rest.len() / 2;
-        let mut sums = vec![(0.0, 0.0); n];
-        for (param, sum) in sums.iter_mut().enumerate() {
-            let mut add = |squares: &[f32], counts: &[f32]| {
-                squares.iter().for_each(|&v| sum.0 += f64::from(v));
-                counts.iter().for_each(|&v| sum.1 += f64::from(v));
-            };
-            for i in by_rows(pieces, param) {
-                let ((own, left), (each, rest_rows)) = (self.places[i], pieces[i].divided(*size));
-                for rank in 0..*size {
-                    let at = 2 * rank * self.own + own;
-                    add(&ranks[at..at + each], &ranks[at + self.own..at + self.own + each]);
-                }
-                add(&rest[left..left + rest_rows], &rest[n_left + left..n_left + left + rest_rows]);
-            }
-        }
-        Ok(sums)
-    }
-}
-
-/// A piece that is neither here nor on its way: cannot happen, every piece is put back where it was taken.
-fn lost() -> Error {
-    Error::Data { what: "a part of a parameter is missing after an earlier failure".into() }
 }
