@@ -10,7 +10,7 @@ use super::{
 use crate::{
     Error, Result, files,
     store::{
-        FeatureAnalysis, Related,
+        FeatureAnalysis, Related, Sampling,
         codec::{Damaged, In, Out, Read},
     },
 };
@@ -21,7 +21,7 @@ use std::{
 };
 
 /// Contexts among which those without activation are looked for.
-const POOL: usize = 256;
+pub(super) const POOL: usize = 256;
 /// Features a thread takes at a time.
 const STRIPE: usize = 128;
 
@@ -29,8 +29,27 @@ const STRIPE: usize = 128;
 struct Pooled {
     rank: u32,
     context: u32,
-    /// Sorted.
-    active: Vec<u32>,
+    /// One bit for each feature.
+    active: Box<[u64]>,
+}
+
+impl Pooled {
+    fn has(&self, feature: u32) -> bool {
+        self.active[feature as usize / 64] >> (feature % 64) & 1 == 1
+    }
+
+    fn features(&self) -> impl Iterator<Item = u32> {
+        (0..64 * self.active.len() as u32).filter(|&f| self.has(f))
+    }
+}
+
+/// Bits of these features, all below `d_sae`; `None` if one is not.
+fn bits(d_sae: usize, features: impl Iterator<Item = u32>) -> Option<Box<[u64]>> {
+    let mut all = vec![0; d_sae.div_ceil(64)].into_boxed_slice();
+    for f in features {
+        *all.get_mut(f as usize / 64)? |= 1 << (f % 64);
+    }
+    Some(all)
 }
 
 /// Statistics and samples of every feature.
@@ -155,10 +174,10 @@ impl Analyzer {
         if self.pool.len() == POOL && self.pool.last().is_some_and(|p| (p.rank, p.context) <= key) {
             return;
         }
-        let mut active: Vec<u32> =
-            rows.filter(|&r| seen.mask[r] != 0).flat_map(|r| seen.codes.row(r)).map(|e| e.0).collect();
-        active.sort_unstable();
-        active.dedup();
+        let counted = rows.filter(|&r| seen.mask[r] != 0);
+        let active = bits(self.features.len(), counted.flat_map(|r| seen.codes.row(r)).map(|e| e.0));
+        // Features were checked when entries were grouped.
+        let Some(active) = active else { return };
         let at = self.pool.partition_point(|p| (p.rank, p.context) < key);
         self.pool.insert(at, Pooled { rank: key.0, context: key.1, active });
         self.pool.truncate(POOL);
@@ -183,7 +202,7 @@ impl Analyzer {
         let start = rank(self.rules.seed, feature) as usize;
         (0..self.pool.len())
             .map(|i| &self.pool[(start + i) % self.pool.len()])
-            .filter(|p| p.active.binary_search(&feature).is_err())
+            .filter(|p| !p.has(feature))
             .take(n)
             .map(|p| p.context)
             .collect()
@@ -191,11 +210,19 @@ impl Analyzer {
 
     /// What was found of one feature; what depends on texts and decoder is left to others.
     pub fn feature(&self, feature: u32) -> FeatureAnalysis {
+        let partners = self.partners.of(feature, self.features.len(), self.rules.coactivations);
+        let coactivations = partners.into_iter().map(|(feature, value)| Related { feature, value }).collect();
+        FeatureAnalysis { coactivations, ..self.without_partners(feature) }
+    }
+
+    /// The samples of one feature.
+    pub fn samplings(&self, feature: u32) -> Vec<Sampling> {
+        self.without_partners(feature).samplings
+    }
+
+    fn without_partners(&self, feature: u32) -> FeatureAnalysis {
         let state = &self.features[feature as usize];
         let mut found = state.result(&self.rules, feature, |n| self.silent(feature, n));
-        let partners = self.partners.of(feature, self.features.len(), self.rules.coactivations);
-        found.coactivations =
-            partners.into_iter().map(|(feature, value)| Related { feature, value }).collect();
         if found.act_times == 0 {
             // Every context would do: none says anything about a feature that never fired.
             found
@@ -220,7 +247,8 @@ impl Analyzer {
         out.list(&self.pool, |o, p| {
             o.int(p.rank.into());
             o.int(p.context.into());
-            o.list(&p.active, |o, f| o.int((*f).into()));
+            let active: Vec<u32> = p.features().collect();
+            o.list(&active, |o, f| o.int((*f).into()));
         });
         let used = self.used();
         let mut contexts: Vec<_> = self.contexts.iter().filter(|(c, _)| used.contains(c)).collect();
@@ -238,8 +266,7 @@ impl Analyzer {
                 f.write(&mut out);
                 out.flush(w)?;
             }
-            self.partners.write(&mut out);
-            out.flush(w)
+            self.partners.write(&mut out, w)
         })
     }
 
@@ -265,12 +292,16 @@ fn read(bytes: &[u8], rules: &Rules) -> Read<(String, Analyzer)> {
     let mut i = In::new(bytes)?;
     let identity = i.text()?;
     let (n_contexts, n_tokens, n_analyzed) = (i.small()?, i.int()?, i.int()?);
-    let pool =
-        i.list(|i| Ok(Pooled { rank: i.small()?, context: i.small()?, active: i.list(In::small)? }))?;
+    let pool: Vec<(u32, u32, Vec<u32>)> = i.list(|i| Ok((i.small()?, i.small()?, i.list(In::small)?)))?;
     let contexts: HashMap<u32, Box<[u32]>> =
         i.list(|i| Ok((i.small()?, i.list(In::small)?.into_boxed_slice())))?.into_iter().collect();
     let features = i.list(|i| FeatureState::read(i, rules))?;
-    let partners = Partners::read(&mut i, rules.seed, features.len())?;
+    let d_sae = features.len();
+    let pooled = |(rank, context, active): (_, _, Vec<u32>)| {
+        Ok(Pooled { rank, context, active: bits(d_sae, active.into_iter()).ok_or(Damaged)? })
+    };
+    let pool = pool.into_iter().map(pooled).collect::<Read<Vec<_>>>()?;
+    let partners = Partners::read(&mut i, rules.seed, d_sae)?;
     let collect_at = 2 * contexts.len().max(2048);
     let rules = rules.clone();
     let saved =

@@ -1,7 +1,38 @@
 //! Feature activations on the host, whatever form the dictionary keeps them in.
 
 use crate::{Result, dictionary::Codes};
-use lm_saes_runtime::Queue;
+use lm_saes_runtime::{Queue, SparseView};
+use std::ops::Range;
+
+/// Bytes of codes brought to the host at a time, unless one context has more: however many features are active, and in however many
+/// layers, what waits there is a small multiple of this.
+pub const CODES_BLOCK: usize = 32 << 20;
+
+/// Rows of whole contexts of `len` that are brought to the host at a time, where the codes of a row take so many bytes.
+pub fn rows_at_once(row_bytes: usize, len: usize) -> usize {
+    (CODES_BLOCK / (row_bytes * len).max(1)).max(1) * len
+}
+
+/// Bytes of a row of codes as the device has it, on average where rows differ.
+pub(super) fn row_bytes(codes: &Codes<'_>) -> usize {
+    match codes {
+        Codes::Dense(f) => f.cols() * 4,
+        Codes::Sparse(s) => s.vals.rows() * s.vals.cols() * 8 / s.rows().max(1),
+    }
+}
+
+/// Some rows of codes.
+pub(super) fn rows_of(codes: Codes<'_>, r: Range<usize>) -> Codes<'_> {
+    match codes {
+        Codes::Dense(f) => Codes::Dense(f.slice_rows(r)),
+        Codes::Sparse(s @ SparseView { ptr: Some(ptr), .. }) => {
+            Codes::Sparse(SparseView { ptr: Some(ptr.slice_cols(r.start..r.end + 1)), ..s })
+        }
+        Codes::Sparse(s) => {
+            Codes::Sparse(SparseView { vals: s.vals.slice_rows(r.clone()), idx: s.idx.slice_rows(r), ..s })
+        }
+    }
+}
 
 /// The non-zero feature activations of a batch: `(column, value)` by row.
 #[derive(Debug)]
@@ -23,13 +54,21 @@ impl HostCodes {
                 ))
             }
             Codes::Sparse(s) => {
-                let rows = s.rows();
-                let vals: Vec<f32> = q.download(s.vals)?;
-                let idx: Vec<u32> = q.download(s.idx)?;
+                let (rows, k) = (s.rows(), s.vals.cols());
                 let ptr: Option<Vec<u32>> = s.ptr.map(|p| q.download(p)).transpose()?;
-                let k = s.vals.cols();
+                // Of some rows' entries among those of all.
+                let first = ptr.as_ref().map_or(0, |p| p[0] as usize);
+                let (vals, idx) = match &ptr {
+                    Some(p) if p[rows] as usize == first => (Vec::new(), Vec::new()),
+                    Some(p) => {
+                        let at = first..p[rows] as usize;
+                        (q.download(s.vals.slice_cols(at.clone()))?, q.download(s.idx.slice_cols(at))?)
+                    }
+                    None => (q.download(s.vals)?, q.download(s.idx)?),
+                };
+                let (vals, idx): (Vec<f32>, Vec<u32>) = (vals, idx);
                 let range = |r: usize| match &ptr {
-                    Some(p) => p[r] as usize..p[r + 1] as usize,
+                    Some(p) => p[r] as usize - first..p[r + 1] as usize - first,
                     None => r * k..(r + 1) * k,
                 };
                 Ok(Self::collect((0..rows).map(|r| {
@@ -69,5 +108,59 @@ impl HostCodes {
     /// The non-zero entries of a row, `(column, value)`.
     pub fn row(&self, r: usize) -> &[(u32, f32)] {
         &self.entries[self.ptr[r]..self.ptr[r + 1]]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lm_saes_runtime::Tensor;
+
+    fn queue() -> Queue {
+        Queue::new(&lm_saes_backends::registry().open("cpu").unwrap()).unwrap()
+    }
+
+    /// All rows at once, and rows 0, 1 to 2 and 3 on their own.
+    fn assert_some_rows_are_those_of_all(q: &mut Queue, codes: Codes<'_>, known: [&[(u32, f32)]; 4]) {
+        let all = HostCodes::download(q, codes).unwrap();
+        for part in [0..1, 1..3, 3..4] {
+            let some = HostCodes::download(q, rows_of(codes, part.clone())).unwrap();
+            assert_eq!(some.rows(), part.len());
+            for (i, r) in part.enumerate() {
+                assert_eq!((all.row(r), some.row(i)), (known[r], known[r]), "row {r}");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_in_pieces_are_those_of_the_whole_in_every_form() {
+        let q = &mut queue();
+        let known: [&[(u32, f32)]; 4] = [&[(1, 1.0), (2, 2.0)], &[], &[(0, 3.0)], &[(2, 4.0)]];
+        let dense = [0.0, 1.0, 2.0, 0.0, 0.0, 0.0, 3.0, 0.0, 0.0, 0.0, 0.0, 4.0];
+        let dense = q.tensor(4, 3, &dense).unwrap();
+        assert_some_rows_are_those_of_all(q, Codes::Dense(dense.view()), known);
+        assert_eq!(row_bytes(&Codes::Dense(dense.view())), 12);
+        let none = u32::MAX;
+        let mut sparse = |vals: &[f32], idx: &[u32], rows: usize, ptr: Option<&Tensor>| {
+            let vals = q.tensor(rows, vals.len() / rows, vals).unwrap();
+            let idx = q.tensor(rows, idx.len() / rows, idx).unwrap();
+            let (vals, idx, ptr) = (vals.view(), idx.view(), ptr.map(Tensor::view));
+            let codes = Codes::Sparse(SparseView { vals, idx, ptr, n: 3 });
+            assert_some_rows_are_those_of_all(q, codes, known);
+            assert_eq!(row_bytes(&codes), 16);
+        };
+        sparse(&[1.0, 2.0, 0.0, 0.0, 3.0, 0.0, 4.0, 0.0], &[1, 2, none, none, 0, none, 2, none], 4, None);
+        // Rows of their own lengths, with room for more.
+        let ptr = queue().tensor(1, 5, &[0u32, 2, 2, 3, 4]).unwrap();
+        let vals = [1.0, 2.0, 3.0, 4.0, 0.0, 0.0, 0.0, 0.0];
+        sparse(&vals, &[1, 2, 0, 2, none, none, none, none], 1, Some(&ptr));
+    }
+
+    #[test]
+    fn codes_are_brought_in_whole_contexts_and_at_least_one() {
+        assert_eq!(rows_at_once(CODES_BLOCK / 1000, 100), 1000);
+        assert_eq!(rows_at_once(CODES_BLOCK / 1000, 300), 900);
+        assert_eq!(rows_at_once(CODES_BLOCK / 1000, 3000), 3000);
+        assert_eq!(rows_at_once(0, 8), CODES_BLOCK * 8);
     }
 }

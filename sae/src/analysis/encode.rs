@@ -1,7 +1,10 @@
 //! From a batch of raw activations to feature activations on the host: normalised as the dictionary says, encoded, and made one
 //! code a token where a variant has several.
 
-use super::HostCodes;
+use super::{
+    HostCodes,
+    codes::{row_bytes, rows_at_once, rows_of},
+};
 use crate::{
     Error, Result,
     activations::Batch,
@@ -11,6 +14,10 @@ use crate::{
     },
 };
 use lm_saes_runtime::{Arena, DType, Queue, Tensor, View};
+use std::ops::Range;
+
+/// Bytes of patterns of attention on the device at a time.
+const PATTERNS_BLOCK: usize = 64 << 20;
 
 /// The layers of features to look at: the one `given` or all, where the dictionary has several; otherwise one without a number.
 ///
@@ -58,6 +65,12 @@ impl Encoder {
         Ok(Self { rows, layer, scratch, factors, _arena: arena })
     }
 
+    /// Gives its memory back, the dictionary's step memory too: whoever runs the dictionary next plans it anew.
+    pub fn release(self, dictionary: &mut dyn Dictionary) -> Result<()> {
+        let k = dictionary.settings().top_k();
+        dictionary.plan(&mut Arena::planning("nothing"), self.rows, k, None)
+    }
+
     /// Rows it has room for.
     pub fn rows(&self) -> usize {
         self.rows
@@ -75,23 +88,24 @@ impl Encoder {
         batch: &mut Batch,
     ) -> Result<HostCodes> {
         self.forward(q, dictionary, hook_points, batch)?;
-        self.combine(q, dictionary, self.layer)
+        let rows = batch.acts.first().map_or(0, Tensor::rows);
+        self.codes_at(q, dictionary, self.layer, 0..rows)
     }
 
-    /// The same of several layers, see [`layers_of`].
-    pub fn codes_of(
-        &mut self,
-        q: &mut Queue,
-        dictionary: &mut dyn Dictionary,
-        hook_points: &[String],
-        batch: &mut Batch,
-        layers: &[Option<usize>],
-    ) -> Result<Vec<HostCodes>> {
-        self.forward(q, dictionary, hook_points, batch)?;
-        layers.iter().map(|&layer| self.combine(q, dictionary, layer)).collect()
+    /// Rows of whole contexts of `len` whose codes may be on the host together, see [`super::CODES_BLOCK`].
+    pub fn rows_at_once(&self, dictionary: &dyn Dictionary, len: usize) -> usize {
+        let codes = dictionary.codes();
+        let each = codes.iter().map(row_bytes);
+        // Heads are put together, layers are looked at one by one.
+        let row = if dictionary.averaged_heads() > 1 { each.sum() } else { each.max().unwrap_or(0) };
+        rows_at_once(row, len)
     }
 
-    fn forward(
+    /// Encodes a batch, whose activations are normalised in place; [`Encoder::codes_at`] then brings the codes to the host.
+    ///
+    /// # Errors
+    /// As [`Encoder::codes`].
+    pub fn forward(
         &mut self,
         q: &mut Queue,
         dictionary: &mut dyn Dictionary,
@@ -105,7 +119,8 @@ impl Encoder {
         dictionary.forward(q, &inputs, context, k)
     }
 
-    /// Where the activations of some features come from in a batch of one context: see [`Dictionary::z_patterns`].
+    /// Where the activations of some features come from in a batch of one context: see [`Dictionary::z_patterns`]. `visit` is
+    /// given the patterns in the order of `features`, a few of which are in memory at a time.
     ///
     /// # Errors
     /// A dictionary without attention.
@@ -116,11 +131,18 @@ impl Encoder {
         hook_points: &[String],
         batch: &mut Batch,
         features: &[usize],
-    ) -> Result<Vec<Tensor>> {
+        mut visit: impl FnMut(&mut Queue, &Tensor) -> Result<()>,
+    ) -> Result<()> {
         let order = self.normalise(q, dictionary, hook_points, batch)?;
         let x = order.first().map(|&at| batch.acts[at].view());
         let x = x.ok_or_else(|| Error::Data { what: "a dictionary that reads nothing".into() })?;
-        dictionary.z_patterns(q, x, features)
+        let together = (PATTERNS_BLOCK / (4 * x.rows() * x.rows()).max(1)).max(1);
+        for some in features.chunks(together) {
+            for z in dictionary.z_patterns(q, x, some)? {
+                visit(q, &z)?;
+            }
+        }
+        Ok(())
     }
 
     /// Normalises what the dictionary reads; returns where in `batch.acts` its inputs are.
@@ -159,11 +181,23 @@ impl Encoder {
         Ok(order)
     }
 
-    fn combine(&self, q: &mut Queue, dictionary: &dyn Dictionary, layer: Option<usize>) -> Result<HostCodes> {
+    /// The codes of some rows of the last forward, in one of the layers of features where there are several (see [`layers_of`]).
+    ///
+    /// # Errors
+    /// The layer to look at is not named.
+    pub fn codes_at(
+        &self,
+        q: &mut Queue,
+        dictionary: &dyn Dictionary,
+        layer: Option<usize>,
+        rows: Range<usize>,
+    ) -> Result<HostCodes> {
         let codes = dictionary.codes();
         if dictionary.averaged_heads() > 1 {
-            let all: Vec<HostCodes> =
-                codes.into_iter().map(|c| HostCodes::download(q, c)).collect::<Result<_>>()?;
+            let mut all = Vec::with_capacity(codes.len());
+            for c in codes {
+                all.push(HostCodes::download(q, rows_of(c, rows.clone()))?);
+            }
             return Ok(HostCodes::strongest(&all));
         }
         let n = codes.len();
@@ -177,6 +211,6 @@ impl Encoder {
                 return Err(Error::setting("analyzer.clt_layer", what));
             }
         };
-        HostCodes::download(q, codes[which])
+        HostCodes::download(q, rows_of(codes[which], rows))
     }
 }

@@ -21,7 +21,7 @@ mod rules;
 mod transforms;
 
 pub use analyzer::{Analyzer, Seen};
-pub use codes::HostCodes;
+pub use codes::{CODES_BLOCK, HostCodes, rows_at_once};
 pub use directions::{DIRECTIONS_BLOCK, Decoders, HeadRelations, output_tokens, writes_to_residual};
 pub use encode::{Encoder, layers_of};
 pub use rules::{NON_ACTIVATING, Rules, Sampler};

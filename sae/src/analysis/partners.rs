@@ -5,7 +5,7 @@
 
 use super::analyzer::rank;
 use crate::store::codec::{Damaged, In, Out, Read};
-use std::sync::OnceLock;
+use std::{io, sync::OnceLock};
 
 /// Entries kept: 84 thousand tokens with 50 active features each.
 const ENTRIES: usize = 1 << 22;
@@ -70,6 +70,10 @@ impl Partners {
         let start = self.features.len();
         self.features.extend(features);
         let len = (self.features.len() - start) as u32;
+        // It says nothing of any feature.
+        if len == 0 {
+            return;
+        }
         self.tokens.push(Token { rank: key.0, number, start: start as u32, len });
         if self.features.len() >= 2 * self.most {
             self.prune();
@@ -100,31 +104,36 @@ impl Partners {
     /// The `n` features most often active with `feature`, of `d_sae`, most frequent first, by feature among equals: each with the share
     /// of its tokens.
     pub fn of(&self, feature: u32, d_sae: usize, n: usize) -> Vec<(u32, f32)> {
+        if n == 0 {
+            return Vec::new();
+        }
         let index = self.by_feature.get_or_init(|| ByFeature::new(&self.tokens, &self.features, d_sae));
         let tokens = index.of(feature);
-        let mut others: Vec<u32> = tokens
-            .iter()
-            .map(|&t| self.tokens[t as usize])
-            .flat_map(|t| &self.features[t.start as usize..][..t.len as usize])
-            .copied()
-            .filter(|&other| other != feature)
-            .collect();
-        others.sort_unstable();
-        let mut counts: Vec<(u32, usize)> =
-            others.chunk_by(|a, b| a == b).map(|same| (same[0], same.len())).collect();
+        let mut times = vec![0u32; d_sae];
+        for t in tokens.iter().map(|&t| self.tokens[t as usize]) {
+            for &other in &self.features[t.start as usize..][..t.len as usize] {
+                times[other as usize] += 1;
+            }
+        }
+        let partners = (0u32..).zip(times).filter(|&(other, n)| n > 0 && other != feature);
+        let mut counts: Vec<(u32, u32)> = partners.collect();
         counts.sort_by_key(|&(other, n)| (std::cmp::Reverse(n), other));
         counts.truncate(n);
         counts.into_iter().map(|(other, n)| (other, n as f32 / tokens.len() as f32)).collect()
     }
 
-    pub fn write(&self, out: &mut Out) {
+    /// Writes to `w` piece by piece: all of it at once would take more memory than the sample itself.
+    pub fn write(&self, out: &mut Out, w: &mut dyn io::Write) -> io::Result<()> {
         out.int(self.limit.0.into());
         out.int(self.limit.1);
-        out.list(&self.tokens, |o, t| {
-            o.int(t.rank.into());
-            o.int(t.number);
-            o.list(&self.features[t.start as usize..][..t.len as usize], |o, f| o.int((*f).into()));
-        });
+        out.int(self.tokens.len() as u64);
+        for t in &self.tokens {
+            out.int(t.rank.into());
+            out.int(t.number);
+            out.list(&self.features[t.start as usize..][..t.len as usize], |o, f| o.int((*f).into()));
+            out.flush(w)?;
+        }
+        out.flush(w)
     }
 
     /// What [`Partners::write`] wrote, of a dictionary of `d_sae` features.
@@ -190,6 +199,14 @@ mod tests {
     }
 
     #[test]
+    fn tokens_on_which_nothing_is_active_take_no_room() {
+        let mut p = Partners::new(1);
+        (0..1000).for_each(|n| p.add(n, [0, 1].into_iter().filter(|_| n % 100 == 0)));
+        assert_eq!((p.tokens.len(), p.features.len()), (10, 20));
+        assert_eq!(p.of(0, 2, 2), [(1, 1.0)]);
+    }
+
+    #[test]
     fn a_sample_keeps_the_shares_of_features_with_many_partners() {
         let mut p = Partners::holding(3, 40_000);
         (0..50_000).for_each(|n| p.add(n, token(n)));
@@ -212,9 +229,8 @@ mod tests {
         (0..4_321).for_each(|n| first.add(n, token(n)));
         first.prune();
         let mut out = Out::new();
-        first.write(&mut out);
         let mut bytes = Vec::new();
-        out.flush(&mut bytes).expect("memory");
+        first.write(&mut out, &mut bytes).expect("memory");
         let mut second = Partners::read(&mut In::new(&bytes).unwrap(), 3, 100).unwrap();
         second.most = 5_000;
         (4_321..9_000).for_each(|n| second.add(n, token(n)));

@@ -106,15 +106,15 @@ impl Pass<'_> {
                 return Err(Error::setting("activation_factory.target", "must be activations-2d"));
             };
             let hooks = self.source.hook_points();
-            let codes = self.encoder.codes_of(q, dictionary, hooks, &mut batch, self.layers)?;
-            for (codes, analyzer) in codes.iter().zip(&mut self.analyzers) {
-                analyzer.add(&Seen {
-                    codes,
-                    tokens: &batch.tokens,
-                    mask: &batch.mask,
-                    len,
-                    pad: self.pad,
-                })?;
+            self.encoder.forward(q, dictionary, hooks, &mut batch)?;
+            let rows = batch.tokens.len();
+            let together = self.encoder.rows_at_once(dictionary, len);
+            for at in (0..rows).step_by(together).map(|start| start..(start + together).min(rows)) {
+                let (tokens, mask) = (&batch.tokens[at.clone()], &batch.mask[at.clone()]);
+                for (&layer, analyzer) in self.layers.iter().zip(&mut self.analyzers) {
+                    let codes = &self.encoder.codes_at(q, dictionary, layer, at.clone())?;
+                    analyzer.add(&Seen { codes, tokens, mask, len, pad: self.pad })?;
+                }
             }
             let done = self.n_tokens();
             let share = self.source.stream.progress().share.filter(|&s| s > 0.0);
@@ -158,7 +158,7 @@ impl Pass<'_> {
         let [analyzer] = &self.analyzers[..] else { return Ok(all) };
         let mut wanted: BTreeMap<u32, Vec<(u32, Sample)>> = BTreeMap::new();
         for f in 0..dictionary.d_sae() as u32 {
-            for sample in analyzer.feature(f).samplings.into_iter().take(1).flat_map(|s| s.samples) {
+            for sample in analyzer.samplings(f).into_iter().take(1).flat_map(|s| s.samples) {
                 wanted.entry(sample.context).or_default().push((f, sample));
             }
         }
@@ -173,18 +173,22 @@ impl Pass<'_> {
             let mut batch =
                 Batch { acts, tokens: ids, mask: tokens.mask, contexts: Some((1, len)), n_valid: len };
             let features: Vec<usize> = samples.iter().map(|(f, _)| *f as usize).collect();
-            let z = match self.encoder.z_patterns(q, dictionary, &hooks, &mut batch, &features) {
-                Err(Error::Unsupported { .. }) => return Ok(Patterns::new()),
-                z => z?,
-            };
-            for ((feature, sample), z) in samples.iter().zip(z) {
+            let mut of = samples.iter();
+            let done = self.encoder.z_patterns(q, dictionary, &hooks, &mut batch, &features, |q, z| {
+                let Some((feature, sample)) = of.next() else { return Ok(()) };
                 let mut found = Vec::new();
                 for &(at, act) in &sample.acts {
                     let row: Vec<f32> = q.download(z.rows_view(at as usize..at as usize + 1))?;
                     let kept = (0u32..).zip(row).filter(|(_, v)| v.abs() >= 0.01 * act.abs() && *v != 0.0);
                     found.extend(kept.map(|(key, v)| (at, key, v)));
                 }
+                found.shrink_to_fit();
                 all.insert((*feature, context), found);
+                Ok(())
+            });
+            match done {
+                Err(Error::Unsupported { .. }) => return Ok(Patterns::new()),
+                done => done?,
             }
             let _ = observer.advanced(&advance("contexts looked at again", n, 0, total, began.elapsed()));
         }

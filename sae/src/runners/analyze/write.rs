@@ -126,8 +126,8 @@ impl Found {
         let d_sae = job.dictionary.d_sae;
         let mut used = BTreeSet::new();
         for f in 0..d_sae {
-            let found = analyzer.feature(f);
-            used.extend(found.samplings.iter().flat_map(|s| s.samples.iter().map(|s| s.context)));
+            let samplings = analyzer.samplings(f);
+            used.extend(samplings.iter().flat_map(|s| s.samples.iter().map(|s| s.context)));
         }
         let used: Vec<u32> = used.into_iter().collect();
         let mut texts = Texts { tokenizer: &bench.tokenizer, known: HashMap::new() };
