@@ -1,8 +1,8 @@
-//! What `lm-saes train --plan` says a run will take, against the most a process of its own has taken.
+//! What `lm-saes train --plan` and `lm-saes analyze --plan` say a run will take, against the most a process of its own has taken.
 
 use lm_saes::{
     lm::Lm,
-    runners::{self, Start},
+    runners::{self, Activity, AnalysisPlan, Memory, Start},
     settings::{LanguageModelSettings, from_tree},
     tensorfile::{self, Precision, Slot},
     training::Silent,
@@ -18,10 +18,16 @@ const RUN: &str = "LM_SAES_MEMORY_RUN";
 
 /// Nothing, unless this process is the child of another test: then the run, and its peak on standard output.
 #[test]
-fn training_child() {
+fn running_child() {
     let Some(file) = env::var_os(RUN) else { return };
     let tree: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
-    runners::train(&from_tree(&tree).unwrap(), &registry(), &mut Silent, Start::Fresh).unwrap();
+    match tree.get("analyzer") {
+        None => runners::train(&from_tree(&tree).unwrap(), &registry(), &mut Silent, Start::Fresh).map(drop),
+        Some(_) => {
+            runners::analyze(&from_tree(&tree).unwrap(), &registry(), &mut Silent, Start::Fresh).map(drop)
+        }
+    }
+    .unwrap();
     println!("peak {} KiB", peak());
 }
 
@@ -111,14 +117,18 @@ fn both(more: &dyn Fn(&mut Value)) -> (usize, usize) {
     more(&mut job);
     let plan = runners::plan(&from_tree(&job).unwrap(), &registry()).unwrap();
     assert!(plan.obstacles.is_empty(), "{:?}", plan.obstacles);
-    plan.memory.iter().for_each(|m| println!("  {:<32}{:>8.1} MiB", m.what, m.bytes as f64 / 1048576.0));
+    show(&plan.memory);
     (plan.total_bytes(), measured(&job, dir.path()))
+}
+
+fn show(memory: &[Memory]) {
+    memory.iter().for_each(|m| println!("  {:<32}{:>8.1} MiB", m.what, m.bytes as f64 / 1048576.0));
 }
 
 fn measured(job: &Value, dir: &Path) -> usize {
     let file = dir.join("job.json");
     fs::write(&file, job.to_string()).unwrap();
-    child("training_child", RUN, &file)
+    child("running_child", RUN, &file)
 }
 
 /// Peak of the test `name` in a process of its own, told by a variable what to do.
@@ -175,6 +185,107 @@ fn the_plan_of_a_cross_layer_transcoder_is_what_its_run_takes() {
             set(&mut job["activation_factory"], &stream);
         });
     }
+}
+
+/// An analysis of the dictionary in `dir/dictionary`.
+#[cfg(target_os = "linux")]
+fn analysis(dir: &Path, captured: &[String], analyzer: &Value) -> Value {
+    json!({
+        "sae": {"pretrained_name_or_path": dir.join("dictionary")}, "sae_name": "d", "sae_series": "s", "device_type": "cpu",
+        "model": {"model_name": "tiny-llama", "model_from_pretrained_path": dir.join("model")},
+        "datasets": {"text": {"dataset_name_or_path": dir.join("text.txt"), "sample_by": "line"}},
+        "activation_factory": {
+            "sources": [{"type": "dataset", "name": "text"}], "target": "activations-2d", "hook_points": captured,
+            "batch_size": 64, "context_size": 24, "model_batch_size": 16,
+        },
+        "analyzer": analyzer,
+    })
+}
+
+/// Its plan, and what it takes.
+#[cfg(target_os = "linux")]
+fn analysed(dir: &Path, captured: &[String], analyzer: &Value) -> (AnalysisPlan, usize) {
+    let job = analysis(dir, captured, analyzer);
+    let plan = runners::plan_analysis(&from_tree(&job).unwrap(), &registry()).unwrap();
+    assert!(plan.obstacles.is_empty(), "{:?}", plan.obstacles);
+    println!("{:?}", plan.active);
+    show(&plan.memory);
+    let measured = measured(&job, dir);
+    println!("planned {}, measured {measured}", plan.total_bytes());
+    (plan, measured)
+}
+
+#[cfg(target_os = "linux")]
+fn assert_analysis_planned(name: &str, (plan, measured): &(AnalysisPlan, usize)) {
+    let ratio = plan.total_bytes() as f64 / *measured as f64;
+    println!("{name}: ratio {ratio:.3}");
+    assert!((ratio - 1.0).abs() < 0.08, "{name}: the plan is {ratio:.3} of what was taken");
+}
+
+#[cfg(target_os = "linux")]
+fn random_sae(act_fn: &str, expansion_factor: usize) -> Value {
+    json!({"sae_type": "sae", "hook_point_in": HOOK, "hook_point_out": HOOK, "d_model": tiny::D_MODEL,
+           "expansion_factor": expansion_factor, "act_fn": act_fn, "top_k": 32})
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_plan_of_an_analysis_with_a_budget_is_what_it_takes() {
+    // Wide: the decoders' comparison and a state for every feature.
+    let dir = tempfile::tempdir().unwrap();
+    tiny::world(dir.path(), 400);
+    let captured = tiny::dictionary(dir.path(), &random_sae("topk", 768));
+    let wide = analysed(dir.path(), &captured, &json!({"total_analyzing_tokens": 9600}));
+    assert_eq!(wide.0.active, Activity::Selected(32.0));
+    assert_analysis_planned("wide", &wide);
+    // Narrow and full of samples.
+    let dir = tempfile::tempdir().unwrap();
+    tiny::world(dir.path(), 4000);
+    let captured = tiny::dictionary(dir.path(), &random_sae("topk", 16));
+    let many = json!({"total_analyzing_tokens": 96_000, "quantile_bins": 10, "quantile_samples": 60, "snapshot_seconds": 1,
+                      "subsamples": {"top_activations": {"proportion": 1.0, "n_samples": 300}}});
+    assert_analysis_planned("samples", &analysed(dir.path(), &captured, &many));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_plan_of_an_analysis_follows_the_l0_that_training_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    tiny::world(dir, 400);
+    let more = [
+        "initializer.grid_search_init_norm=false",
+        "sae.act_fn=jumprelu",
+        "sae.expansion_factor=192",
+        "initializer.init_log_jumprelu_threshold_value=-3.0",
+    ];
+    let job = tiny::job(dir, "dictionary", &more);
+    runners::train(&from_tree(&job).unwrap(), &registry(), &mut Silent, Start::Fresh).unwrap();
+    let trained = analysed(dir, &[HOOK.into()], &json!({"total_analyzing_tokens": 9600}));
+    let Activity::Stated(l0) = trained.0.active else { panic!("{:?}", trained.0.active) };
+    assert!(l0 > 64.0, "hundreds are active after such a short training: {l0}");
+    assert_analysis_planned("jumprelu", &trained);
+    // Without the evaluation's figure the last one of the training record serves.
+    let config = dir.join("dictionary/config.json");
+    let stated = fs::read_to_string(&config).unwrap();
+    fs::write(&config, stated.replace("\"stated\"", "\"otherwise\"")).unwrap();
+    let settings = from_tree(&analysis(dir, &[HOOK.into()], &json!({"total_analyzing_tokens": 96}))).unwrap();
+    let plan = runners::plan_analysis(&settings, &registry()).unwrap();
+    let Activity::Stated(recorded) = plan.active else { panic!("{:?}", plan.active) };
+    assert!((recorded / l0 - 1.0).abs() < 0.5 && recorded != l0, "{recorded} {l0}");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_plan_of_an_analysis_of_unknown_l0_bounds_what_it_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    tiny::world(dir.path(), 400);
+    let captured = tiny::dictionary(dir.path(), &random_sae("relu", 96));
+    let (plan, measured) = analysed(dir.path(), &captured, &json!({"total_analyzing_tokens": 9600}));
+    assert_eq!(plan.active, Activity::Unknown(plan.d_sae as f64));
+    // Half of the features are active on a token: more than any trained dictionary has.
+    let ratio = plan.total_bytes() as f64 / measured as f64;
+    assert!((0.95..2.5).contains(&ratio), "the bound is {ratio:.3} of what was taken");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use crate::{args::Analyze, print, progress::Console};
 use anyhow::Result;
 use lm_saes::{
-    runners::{self, AnalysisPlan, AnalyzeReport},
+    runners::{self, Activity, AnalysisPlan, AnalyzeReport},
     settings,
 };
 use lm_saes_runtime::Registry;
@@ -59,6 +59,7 @@ fn plan(plan: &AnalysisPlan, as_json: bool) -> Result<()> {
                 "batch_rows": plan.batch_rows,
                 "d_sae": plan.d_sae,
                 "layers": plan.layers,
+                "active_features": {"per_token": plan.active.per_token(), "known": known(plan.active)},
                 "memory": memory,
                 "total_bytes": plan.total_bytes(),
                 "obstacles": plan.obstacles,
@@ -74,6 +75,7 @@ fn plan(plan: &AnalysisPlan, as_json: bool) -> Result<()> {
         if plan.layers > 1 { format!(" in each of {} layers", plan.layers) } else { String::new() },
         plan.device,
     );
+    println!("{}", active_features(plan.active));
     print::memory(&plan.memory);
     println!("largest tensors");
     for t in &plan.largest {
@@ -81,6 +83,27 @@ fn plan(plan: &AnalysisPlan, as_json: bool) -> Result<()> {
     }
     print::whereabouts(plan.model_path.as_deref(), &plan.obstacles);
     Ok(())
+}
+
+/// How it is known how many features are active.
+fn known(active: Activity) -> &'static str {
+    match active {
+        Activity::Selected(_) => "selected",
+        Activity::Stated(_) => "stated",
+        Activity::Unknown(_) => "unknown",
+    }
+}
+
+fn active_features(active: Activity) -> String {
+    match active {
+        Activity::Selected(n) => format!("{n:.1} features active on a token, as the dictionary selects"),
+        Activity::Stated(n) => {
+            format!("{n:.1} features active on a token, as was measured when it was trained or published")
+        }
+        Activity::Unknown(_) => "how many features are active on a token is not recorded with the dictionary: memory is what all of \
+                                 them on every token would take, the most it can be"
+            .into(),
+    }
 }
 
 /// What was analysed and where it is.

@@ -6,6 +6,7 @@
 //! * contexts in which the feature is silent are never samples, except under `non_activating`, where only such contexts are.
 
 use super::{
+    analyzer::POOL,
     feature::{FeatureState, Held},
     partners::Partners,
 };
@@ -100,8 +101,7 @@ impl Rules {
     /// state of every feature exactly, samples and contexts estimated as if all features fired equally often.
     pub fn bytes(&self, d_sae: usize, l0: f64, len: usize, tokens: u64) -> usize {
         let contexts = (tokens as f64 / len.max(1) as f64).max(1.0);
-        let together = (CLUSTER * l0 * len as f64 / d_sae.max(1) as f64).clamp(1.0, len.max(1) as f64);
-        let fires = (tokens as f64 * l0 / d_sae.max(1) as f64 / together).min(contexts);
+        let (together, fires) = Self::occurrences(d_sae, l0, len, tokens);
         let draws = [
             (1.0, self.top() as f64, fires),
             (1.0, self.drawn() as f64, fires),
@@ -122,7 +122,24 @@ impl Rules {
         // Contexts nothing points to any more wait until there are as many as of the others.
         let used = contexts * (1.0 - (-samples * d_sae as f64 / contexts).exp());
         let texts = contexts.min((2.0 * used).max(4096.0)) * (allocated(4.0 * len as f64) + 40.0);
-        (d_sae as f64 * bytes + texts + Partners::bytes(l0, tokens)) as usize
+        let pool = POOL * (d_sae / 8 + 64);
+        (d_sae as f64 * bytes + texts + Partners::bytes(l0, tokens)) as usize + pool
+    }
+
+    /// Host bytes of where the activations in the samples of the first sampling come from: for each at most the positions before it.
+    pub fn pattern_bytes(&self, d_sae: usize, l0: f64, len: usize, tokens: u64) -> usize {
+        let (together, fires) = Self::occurrences(d_sae, l0, len, tokens);
+        let samples = self.samplings.first().map_or(0.0, |s| (s.2 as f64).min(fires));
+        let one = allocated(together * len as f64 / 2.0 * size_of::<(u32, u32, f32)>() as f64);
+        // And its place in a table that doubles.
+        (d_sae as f64 * samples * (one + 64.0)) as usize
+    }
+
+    /// Activations in a context in which a feature is active, and the number of such contexts, if all features fire equally often.
+    fn occurrences(d_sae: usize, l0: f64, len: usize, tokens: u64) -> (f64, f64) {
+        let contexts = (tokens as f64 / len.max(1) as f64).max(1.0);
+        let together = (CLUSTER * l0 * len as f64 / d_sae.max(1) as f64).clamp(1.0, len.max(1) as f64);
+        (together, (tokens as f64 * l0 / d_sae.max(1) as f64 / together).min(contexts))
     }
 
     /// What has to agree for a saved state to be continued.

@@ -182,8 +182,7 @@ fn load_built(
     if options.fold && dictionary.settings().norm_activation() != NormActivation::Inference {
         dictionary.fold(q)?;
     }
-    let extras = config.get(OURS).and_then(Value::as_object).cloned().unwrap_or_default();
-    Ok(Loaded { dictionary, extras })
+    Ok(Loaded { dictionary, extras: recorded(&config) })
 }
 
 /// Reads weights and norms from a file into a dictionary of the same settings.
@@ -202,8 +201,18 @@ pub fn is_one(path: &Path) -> bool {
 
 /// The settings of a saved dictionary, without its weights.
 pub fn load_settings(path: &Path) -> Result<DictionarySettings> {
+    Ok(load_record(path)?.0)
+}
+
+/// [`load_settings`], and what is recorded beside them.
+pub fn load_record(path: &Path) -> Result<(DictionarySettings, Map<String, Value>)> {
     let weights = weights_file(path).and_then(|f| Weights::open(&f)).ok();
-    settings(path, &config_of(path, weights.as_ref())?)
+    let config = config_of(path, weights.as_ref())?;
+    Ok((settings(path, &config)?, recorded(&config)))
+}
+
+fn recorded(config: &Value) -> Map<String, Value> {
+    config.get(OURS).and_then(Value::as_object).cloned().unwrap_or_default()
 }
 
 fn settings(path: &Path, config: &Value) -> Result<DictionarySettings> {

@@ -41,7 +41,7 @@ impl RunningThresholds {
     }
 
     /// Pools of competing features the selection has.
-    pub(super) fn pools(&self) -> usize {
+    pub(crate) fn pools(&self) -> usize {
         self.pools
     }
 

@@ -17,6 +17,7 @@ use crate::{
     settings::{DictionarySettings, NormActivation},
 };
 use lm_saes_runtime::Queue;
+use serde_json::{Map, Value};
 use std::{
     path::{Path, PathBuf},
     rc::Rc,
@@ -108,17 +109,23 @@ fn open_by(
     reading.install(q, &place.shown(), place.source())
 }
 
-/// The settings of a dictionary by name, its weights left where they are.
+/// The settings of a dictionary by name and what is recorded beside them, its weights left where they are.
 ///
 /// # Errors
 /// As [`open`].
-pub fn open_settings(hub: &Rc<Hub>, name: &str, options: &OpenOptions) -> Result<DictionarySettings> {
+pub fn open_settings(
+    hub: &Rc<Hub>,
+    name: &str,
+    options: &OpenOptions,
+) -> Result<(DictionarySettings, Map<String, Value>)> {
     let place = resolve(hub, name, options)?;
-    match ours(&place)? {
-        Some(path) => checkpoint::load_settings(&path),
-        None => serde_json::from_value(readers::read(&place)?.settings)
-            .map_err(|e| place.error(format!("cannot be expressed here: {e}"))),
+    if let Some(path) = ours(&place)? {
+        return checkpoint::load_record(&path);
     }
+    let reading = readers::read(&place)?;
+    let settings = serde_json::from_value(reading.settings)
+        .map_err(|e| place.error(format!("cannot be expressed here: {e}")))?;
+    Ok((settings, reading.about.extras(place.source())))
 }
 
 /// Where the name leads.

@@ -249,7 +249,7 @@ fn fill(
 
 impl About {
     /// As kept under `lm_saes` in `config.json`.
-    fn extras(self, source: Map<String, Value>) -> Map<String, Value> {
+    pub fn extras(self, source: Map<String, Value>) -> Map<String, Value> {
         let mut extras = Map::new();
         if let Some(name) = self.model_name {
             extras.insert("model_name".into(), json!(name));

@@ -91,7 +91,7 @@ pub struct Stated {
 }
 
 impl Stated {
-    fn of(extras: &Map<String, Value>) -> Self {
+    pub(super) fn of(extras: &Map<String, Value>) -> Self {
         let figure = |key: &str| extras.get("stated").and_then(|s| s[key].as_f64());
         Self { l0: figure("l0"), explained_variance: figure("explained_variance") }
     }

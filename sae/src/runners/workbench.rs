@@ -262,6 +262,11 @@ pub(super) fn load_pretrained_on(
 
 /// Settings of a saved dictionary, its weights left alone; nothing is fetched.
 pub(super) fn pretrained_settings(s: &PretrainedSettings) -> Result<DictionarySettings> {
+    Ok(pretrained_record(s)?.0)
+}
+
+/// [`pretrained_settings`], and what is recorded beside them.
+pub(super) fn pretrained_record(s: &PretrainedSettings) -> Result<(DictionarySettings, Map<String, Value>)> {
     let (name, options) = pretrained_name(s, false);
     hub::open_settings(&Rc::new(Hub::from_env().offline()), &name, &options)
 }

@@ -6,7 +6,7 @@ mod plan;
 mod write;
 
 pub(super) use pass::advance;
-pub use plan::{AnalysisPlan, plan_analysis};
+pub use plan::{Activity, AnalysisPlan, plan_analysis};
 
 use super::{
     train::Start,
@@ -177,7 +177,8 @@ pub fn analyze_on(
     let mut patterns = if complete { pass.patterns(q, dictionary, observer)? } else { Patterns::new() };
     let Pass { analyzers, encoder, source, .. } = pass;
     // What follows needs other memory.
-    drop((encoder, source));
+    encoder.release(dictionary)?;
+    drop(source);
     q.trim()?;
     let report = AnalyzeReport {
         keys: layers.iter().map(|layer| job.key_of(*layer)).collect(),

@@ -4,21 +4,74 @@
 use super::write::WRITTEN;
 use crate::{
     Error, Result,
-    analysis::{DIRECTIONS_BLOCK, Decoders, Rules, layers_of},
+    analysis::{DIRECTIONS_BLOCK, Decoders, Rules, layers_of, rows_at_once},
     dictionary::{Dictionary, build},
     lm::Architecture,
     runners::{
+        evaluate::Stated,
         memory::{Flow, PROGRAM, TOKENIZER_ENTRY},
         plan::{LargeTensor, Memory, data, largest, model, queue, weights},
-        workbench::{batch_rows, pretrained_settings},
+        workbench::{batch_rows, pretrained_record},
     },
-    settings::{AnalyzeSettings, AnalyzerSettings},
+    settings::{ActFn, AnalyzeSettings, AnalyzerSettings},
 };
 use lm_saes_runtime::{Arena, Registry};
-use std::path::PathBuf;
+use serde_json::Value;
+use std::{
+    io::{Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+};
 
-/// Features taken to be active on a token where the activation function has no budget.
-const USUAL_L0: usize = 64;
+/// Read of the end of a training record, which has a line of some kilobytes for each of its last steps.
+const RECORD_END: u64 = 256 << 10;
+
+/// How many features are active on a token of one layer, as far as is known without running anything.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Activity {
+    /// What the activation function selects.
+    Selected(f64),
+    /// The mean that was measured when the dictionary was trained, or that its publisher states.
+    Stated(f64),
+    /// Nothing is known. Memory is planned for every feature active on every token, which is the most it can be.
+    Unknown(f64),
+}
+
+impl Activity {
+    /// Features taken to be active on a token.
+    pub fn per_token(self) -> f64 {
+        match self {
+            Self::Selected(n) | Self::Stated(n) | Self::Unknown(n) => n,
+        }
+    }
+
+    fn of(dictionary: &dyn Dictionary, stated: Option<f64>) -> Self {
+        let (about, d_sae) = (dictionary.settings(), dictionary.d_sae() as f64);
+        // L0 of layers is added up, that of heads averaged; heads may have different features active.
+        let layers = dictionary.layer_metrics().map_or(1, |_| dictionary.hook_points_in().len());
+        let heads = dictionary.averaged_heads() as f64;
+        let of_all = matches!(about.act_fn(), ActFn::LayerTopK | ActFn::BatchLayerTopK);
+        let within = |n: f64| (heads * n).clamp(0.0, d_sae);
+        if about.act_fn().has_k() {
+            return Self::Selected(within(about.top_k() as f64 / if of_all { layers as f64 } else { 1.0 }));
+        }
+        match stated.filter(|n| n.is_finite() && *n >= 0.0) {
+            Some(n) => Self::Stated(within(n / layers as f64)),
+            None => Self::Unknown(d_sae),
+        }
+    }
+}
+
+/// The last L0 in the record of the training that wrote to this folder.
+fn trained_l0(path: &Path) -> Option<f64> {
+    let folder = if path.is_dir() { path } else { path.parent()? };
+    let mut file = std::fs::File::open(folder.join("metrics.jsonl")).ok()?;
+    let end = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(end.saturating_sub(RECORD_END))).ok()?;
+    let mut bytes = Vec::new();
+    file.take(RECORD_END).read_to_end(&mut bytes).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    text.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok()?["metrics/l0"].as_f64())
+}
 
 /// The plan of an analysis.
 #[derive(Clone, Debug)]
@@ -33,6 +86,8 @@ pub struct AnalysisPlan {
     pub d_sae: usize,
     /// Layers analysed.
     pub layers: usize,
+    /// How many features are active on a token, on which memory depends.
+    pub active: Activity,
     /// Memory at its peak by purpose: of the pass over the text, of the comparison of decoders that follows it, or of the writing in
     /// the end, whichever takes most.
     pub memory: Vec<Memory>,
@@ -59,8 +114,15 @@ pub fn plan_analysis(settings: &AnalyzeSettings, registry: &Registry) -> Result<
     settings.check()?;
     let mut obstacles = Vec::new();
     let mut q = queue(&settings.device_type, registry, &mut obstacles)?;
-    let about = pretrained_settings(&settings.sae)?;
+    let (about, recorded) = pretrained_record(&settings.sae)?;
     let mut dictionary = build(&mut q, &about)?;
+    let by_batch =
+        settings.sae.batch_selection_at_inference.unwrap_or(about.common.batch_selection_at_inference);
+    // Weights are not read, but those of such a selection come with thresholds, and then codes are dense.
+    let running = dictionary.running_thresholds_mut();
+    let pools = running.pools();
+    let thresholds = pools > 0 && !by_batch && running.set(Some(vec![1.0; pools]));
+    running.select_by_batch(by_batch);
     let factory = &settings.activation_factory;
     let rows = batch_rows(factory, factory.context_size)?;
     let len = factory.context_size.ok_or_else(|| {
@@ -89,19 +151,29 @@ pub fn plan_analysis(settings: &AnalyzeSettings, registry: &Registry) -> Result<
         memory.push(about_so("tokenizer", a.d_vocab * TOKENIZER_ENTRY));
     }
     memory.push(about_so("program", PROGRAM));
-    let l0 = if about.act_fn().has_k() { about.top_k() } else { USUAL_L0.min(d_sae) };
+    let path = &settings.sae.pretrained_name_or_path;
+    let active = Activity::of(&*dictionary, Stated::of(&recorded).l0.or_else(|| trained_l0(path)));
     let rules = Rules::new(&settings.analyzer);
     let tokens = settings.analyzer.total_analyzing_tokens;
-    let statistics = layers * rules.bytes(d_sae, l0 as f64, len, tokens);
+    // Batches are whole.
+    let seen = tokens.next_multiple_of(rows as u64);
+    let statistics = layers * rules.bytes(d_sae, active.per_token(), len, seen);
     memory.push(about_so("statistics and samples", statistics));
-    // The dictionary keeps the memory of its forward.
-    memory.push(exact("encoding", step.used()));
+    if about.variant.facts().longest_context().is_some() {
+        let patterns = rules.pattern_bytes(d_sae, active.per_token(), len, seen);
+        memory.push(about_so("origins of activations", patterns));
+    }
     // Contexts wait until there is a batch of them.
     let waiting = (factory.batch_size - 1 + factory.model_batch_size) * len * widths * size_of::<f32>();
+    let device_row = if about.act_fn().has_k() && !thresholds { 8 * about.top_k() } else { 4 * d_sae };
     let pass = [
+        exact("encoding", step.used()),
         about_so("batches and model activations", flow.blocks(architecture.as_ref(), None).bytes()),
         about_so("contexts waiting", waiting),
-        about_so("codes on the host", codes(rows, d_sae, l0, layers, about.act_fn().has_k())),
+        about_so(
+            "codes on the host",
+            codes(rows, len, device_row, dictionary.averaged_heads(), d_sae, active.per_token()),
+        ),
     ];
     let after = After::of(&settings.analyzer, &*dictionary, &layers_of, architecture.as_ref(), len);
     let comparison =
@@ -118,6 +190,7 @@ pub fn plan_analysis(settings: &AnalyzeSettings, registry: &Registry) -> Result<
         batch_rows: rows,
         d_sae,
         layers,
+        active,
         memory,
         largest: tensors,
         model_path,
@@ -125,12 +198,13 @@ pub fn plan_analysis(settings: &AnalyzeSettings, registry: &Registry) -> Result<
     })
 }
 
-/// Downloaded values and columns, pairs by row, pairs by feature with where each feature's begin.
-fn codes(rows: usize, d_sae: usize, l0: usize, layers: usize, sparse: bool) -> usize {
-    let entries = rows * l0;
-    let downloaded = if sparse { entries * 8 } else { rows * d_sae * 4 };
-    // Lists that grow have up to twice what they hold.
-    layers * entries * 12 + downloaded + entries * 8 + d_sae * 8
+/// Of the rows that are on the host at a time: what is downloaded of a head, then pairs by row of every head, and the pairs of all
+/// by row and by feature with where each feature's begin.
+fn codes(rows: usize, len: usize, device_row: usize, heads: usize, d_sae: usize, l0: f64) -> usize {
+    let rows = rows.min(rows_at_once(device_row * heads, len));
+    let pairs = (rows as f64 * l0 * 8.0) as usize;
+    let apart = if heads > 1 { pairs } else { 0 };
+    apart + (rows * device_row + pairs).max(2 * pairs + 12 * d_sae)
 }
 
 /// Host and device memory of what follows the pass, layer by layer.
