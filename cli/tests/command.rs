@@ -316,9 +316,16 @@ fn the_quickstart_runs_without_arguments_that_matter() {
     let out = run(dir.path(), &["quickstart", "--tokens", "40960"]);
     assert!(out.status.success(), "{}", text(&out.stderr));
     let shown = text(&out.stdout);
-    for part in
-        ["explained variance", "L0", "silent", "recovered", "feature ", "features fired", "lm-saes.db"]
-    {
+    for part in [
+        "explained variance",
+        "L0",
+        "silent",
+        "recovered",
+        "feature ",
+        "features fired",
+        "lm-saes.db",
+        "lm-saes serve --store",
+    ] {
         assert!(shown.contains(part), "{part:?} is missing from:\n{shown}");
     }
     assert!(dir.path().join("results/quickstart/sae/config.json").exists());
@@ -356,6 +363,12 @@ fn json(dir: &Path, args: &[&str]) -> serde_json::Value {
     serde_json::from_slice(&out.stdout).unwrap()
 }
 
+/// Where a store goes: into this file, or in builds with MongoDB into a database of the server that is named.
+fn place(file: &str) -> String {
+    let database = if cfg!(feature = "mongodb") { lm_saes_tests::mongo_database() } else { None };
+    database.unwrap_or_else(|| file.into())
+}
+
 #[test]
 fn an_analysis_killed_at_any_instant_leaves_the_earlier_one_and_resumes_to_the_same_result() {
     let (dir, _) = project();
@@ -363,12 +376,12 @@ fn an_analysis_killed_at_any_instant_leaves_the_earlier_one_and_resumes_to_the_s
     let done = run(dir, &["train", "train.toml"]);
     assert!(done.status.success(), "{}", text(&done.stderr));
     json(dir, &["analyze", "train.toml", "--tokens", "65536", "--store", "whole.db", "--json"]);
-    let earlier = json(dir, &["analyze", "train.toml", "--tokens", "8192", "--store", "killed.db", "--json"]);
+    let killed = place("killed.db");
+    let earlier = json(dir, &["analyze", "train.toml", "--tokens", "8192", "--store", &killed, "--json"]);
 
-    let args = ["analyze", "train.toml", "--tokens", "65536", "--store", "killed.db", "--resume"];
-    let tokens = || {
-        json(dir, &["list", "--store", "killed.db", "--json"])[0]["analyses"][0]["n_analyzed_tokens"].clone()
-    };
+    let args = ["analyze", "train.toml", "--tokens", "65536", "--store", &killed, "--resume"];
+    let tokens =
+        || json(dir, &["list", "--store", &killed, "--json"])[0]["analyses"][0]["n_analyzed_tokens"].clone();
     let mut kills = 0;
     for attempt in 0..40 {
         let mut child = lm_saes(dir)
@@ -402,7 +415,7 @@ fn an_analysis_killed_at_any_instant_leaves_the_earlier_one_and_resumes_to_the_s
         let of = |store: &str| {
             json(dir, &["show", "feature", "quickstart", &feature.to_string(), "--store", store, "--json"])
         };
-        assert_eq!(of("killed.db"), of("whole.db"), "feature {feature} after {kills} kills");
+        assert_eq!(of(&killed), of("whole.db"), "feature {feature} after {kills} kills");
     }
 
     let e = failure(dir, &["analyze", "train.toml", "--set", "activation_factory.target=activations-1d"]);

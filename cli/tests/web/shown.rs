@@ -74,7 +74,19 @@ fn a_reader_finds_a_feature_and_sees_what_the_store_holds() {
         browser.eval(&format!("document.querySelectorAll('#s0 i')[{}].dataset.a", peak.0)).as_str().unwrap()
     ));
     browser.until("!document.querySelector('#tip').hidden");
-    assert!(browser.text("#tip").contains("position"), "{}", browser.text("#tip"));
+    // The first token with the rounded activation of the peak is under the pointer; the tip says both.
+    let tip = browser.text("#tip");
+    let said = |label: &str| -> f64 {
+        let line =
+            tip.lines().find_map(|l| l.strip_prefix(label)).unwrap_or_else(|| panic!("{label}: {tip}"));
+        line.trim().parse().unwrap()
+    };
+    assert!((said("activation") - f64::from(peak.1)).abs() <= 0.006 * f64::from(peak.1).max(1.0), "{tip}");
+    let under = said("position") as u32 - 1;
+    assert!(
+        sampling.samples[0].acts.iter().any(|(at, act)| *at == under && (act - peak.1).abs() < 0.01),
+        "{tip}"
+    );
     browser.shot("feature");
     // Whole contexts by key, and the maximum of the next one.
     assert_eq!(browser.eval("document.querySelectorAll('.sample.open').length"), 0);
@@ -160,6 +172,37 @@ fn a_reader_writes_bookmarks_and_lists() {
     assert_eq!(browser.text("#total"), "1");
     assert_eq!(browser.text(".hits mark"), "boats");
     browser.shot("dark_search");
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+}
+
+#[test]
+fn keys_turn_the_theme_open_the_help_and_lead_to_the_dictionary() {
+    let Some(browser) = Browser::open(1280, 900, false) else { return };
+    let (_dir, path) = site::made_up();
+    let server = Server::start(&path, &[]);
+    browser.go(&format!("http://{}/d/default:lorsa%2Fl6/f/7", server.address));
+    let ground = || browser.eval("getComputedStyle(document.body).backgroundColor");
+    let light = ground();
+    browser.press("t");
+    browser.until("document.documentElement.dataset.theme === 'dark'");
+    let dark = ground();
+    assert_ne!(light, dark);
+    browser.press("d");
+    browser.wait("the dictionary", || browser.url().ends_with("/d/default:lorsa%2Fl6"));
+    assert_eq!(ground(), dark, "the choice stays from page to page");
+    browser.press("t");
+    browser.until("document.documentElement.dataset.theme === 'light'");
+    assert_eq!(ground(), light);
+    browser.press("?");
+    browser.until("document.querySelector('#help').open");
+    for key in ["next", "previous", "random", "bookmark", "explanation"] {
+        assert!(browser.text("#help").to_lowercase().contains(key), "the help names {key}");
+    }
+    // Nothing but this server was asked for anything.
+    let requests = browser.requests();
+    assert!(!requests.is_empty());
+    let own = format!("http://{}/", server.address);
+    assert!(requests.iter().all(|r| r.starts_with(&own) || r.starts_with("data:")), "{requests:?}");
     assert_eq!(browser.complaints(), Vec::<String>::new());
 }
 
@@ -426,6 +469,35 @@ fn curves_follow_a_run_that_is_writing() {
     std::fs::write(&to, more).unwrap();
     browser.until("document.querySelectorAll('.curve').length === 1");
     assert_eq!(browser.complaints(), Vec::<String>::new());
+}
+
+/// What README shows: an overview, a feature, and a feature on a phone in the dark, each whole in its window.
+#[test]
+fn three_pictures_of_the_pages_are_taken_in_small_windows() {
+    let trained = site::trained();
+    let server = Server::start(&trained.store, &[]);
+    let store = site::stored(&trained.store);
+    let filter =
+        FeatureFilter { min_act_times: Some(40), max_act_times: Some(300), ..FeatureFilter::default() };
+    let query = FeatureQuery { filter, sort: SortBy::MaxAct, descending: true, offset: 0, limit: 1 };
+    let index = store.features(&site::quickstart(), "default", &query).unwrap().features[0].index;
+    let feature = format!("/d/quickstart/f/{index}");
+    for (name, wide, high, dark, path, there) in [
+        ("readme_overview", 1080, 640, false, "/d/quickstart", "#scatter[data-points]"),
+        ("readme_feature", 1080, 640, false, feature.as_str(), "#contexts"),
+        ("readme_phone", 390, 640, true, feature.as_str(), "#contexts"),
+    ] {
+        let Some(browser) = Browser::open(wide, high, dark) else { return };
+        browser.go(&format!("http://{}{path}", server.address));
+        browser.until(&format!("document.querySelector('{there}')"));
+        let ground = browser.eval("getComputedStyle(document.body).backgroundColor");
+        let light = ground.as_str().unwrap().contains("246");
+        assert_eq!(light, !dark, "{name}: the ground is {ground}");
+        let shown = browser.eval("document.documentElement.scrollWidth").as_u64().unwrap();
+        assert!(shown <= u64::from(wide), "{name} is {shown} wide in a window of {wide}");
+        browser.shot(name);
+        assert_eq!(browser.complaints(), Vec::<String>::new(), "{name}");
+    }
 }
 
 #[test]
