@@ -6,7 +6,7 @@ use std::ops::Range;
 
 /// Bytes of codes brought to the host at a time, unless one context has more: however many features are active, and in however many
 /// layers, what waits there is a small multiple of this.
-pub const CODES_BLOCK: usize = 32 << 20;
+pub const CODES_BLOCK: usize = 8 << 20;
 
 /// Rows of whole contexts of `len` that are brought to the host at a time, where the codes of a row take so many bytes.
 pub fn rows_at_once(row_bytes: usize, len: usize) -> usize {
