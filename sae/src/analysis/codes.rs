@@ -34,6 +34,11 @@ pub(super) fn rows_of(codes: Codes<'_>, r: Range<usize>) -> Codes<'_> {
     }
 }
 
+/// Values that are not 0.
+fn active(values: &[f32]) -> usize {
+    values.iter().filter(|&&v| v != 0.0).count()
+}
+
 /// The non-zero feature activations of a batch: `(column, value)` by row.
 #[derive(Debug)]
 pub struct HostCodes {
@@ -49,7 +54,8 @@ impl HostCodes {
             Codes::Dense(f) => {
                 let (rows, cols) = (f.rows(), f.cols());
                 let values: Vec<f32> = q.download(f)?;
-                Ok(Self::collect(
+                Ok(Self::of_rows(
+                    active(&values),
                     (0..rows).map(|r| (0..cols as u32).zip(values[r * cols..(r + 1) * cols].iter().copied())),
                 ))
             }
@@ -71,10 +77,13 @@ impl HostCodes {
                     Some(p) => p[r] as usize - first..p[r + 1] as usize - first,
                     None => r * k..(r + 1) * k,
                 };
-                Ok(Self::collect((0..rows).map(|r| {
-                    let at = range(r);
-                    idx[at.clone()].iter().copied().zip(vals[at].iter().copied())
-                })))
+                Ok(Self::of_rows(
+                    active(&vals),
+                    (0..rows).map(|r| {
+                        let at = range(r);
+                        idx[at.clone()].iter().copied().zip(vals[at].iter().copied())
+                    }),
+                ))
             }
         }
     }
@@ -92,7 +101,12 @@ impl HostCodes {
 
     /// From rows of entries; those of value 0 are left out.
     pub fn collect<R: IntoIterator<Item = (u32, f32)>>(rows: impl Iterator<Item = R>) -> Self {
-        let mut all = Self { ptr: vec![0], entries: Vec::new() };
+        Self::of_rows(0, rows)
+    }
+
+    /// The same where it is known how many entries there will be: a list that grows takes up to three times its memory.
+    fn of_rows<R: IntoIterator<Item = (u32, f32)>>(n: usize, rows: impl Iterator<Item = R>) -> Self {
+        let mut all = Self { ptr: vec![0], entries: Vec::with_capacity(n) };
         for row in rows {
             all.entries.extend(row.into_iter().filter(|&(_, v)| v != 0.0));
             all.ptr.push(all.entries.len());

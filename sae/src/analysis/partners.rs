@@ -53,11 +53,10 @@ impl Partners {
         Self { seed: seed ^ 0x7061_6972, most, tokens, features, limit, by_feature: OnceLock::new() }
     }
 
-    /// Host bytes with `l0` features active on each of `tokens` tokens.
-    pub fn bytes(l0: f64, tokens: u64) -> f64 {
+    /// Host bytes with `l0` features active on each of `tokens` tokens; and what more is needed while partners are counted.
+    pub fn bytes(l0: f64, tokens: u64) -> (f64, f64) {
         let entries = (tokens as f64 * l0).min(2.0 * ENTRIES as f64);
-        // Features, and once more while they are pruned or sorted by feature.
-        entries * 8.0 + entries / l0.max(1.0) * size_of::<Token>() as f64
+        (entries * 4.0 + entries / l0.max(1.0) * size_of::<Token>() as f64, entries * 4.0)
     }
 
     /// Sees token `number` of the stream with these features.
@@ -67,6 +66,10 @@ impl Partners {
             return;
         }
         self.by_feature = OnceLock::new();
+        if self.features.capacity() == 0 {
+            // All there will be, which takes no memory until it is used: growing would move it, and leave holes behind.
+            self.features.reserve_exact(2 * self.most);
+        }
         let start = self.features.len();
         self.features.extend(features);
         let len = (self.features.len() - start) as u32;
@@ -89,16 +92,20 @@ impl Partners {
             entries += t.len as usize;
             entries > self.most
         });
-        let Some(fit) = fit else { return };
-        self.limit = (self.tokens[fit].rank, self.tokens[fit].number);
-        self.tokens.truncate(fit);
-        let mut kept = Vec::with_capacity(self.most);
-        for t in &mut self.tokens {
-            let start = kept.len() as u32;
-            kept.extend_from_slice(&self.features[t.start as usize..][..t.len as usize]);
-            t.start = start;
+        if let Some(fit) = fit {
+            self.limit = (self.tokens[fit].rank, self.tokens[fit].number);
+            self.tokens.truncate(fit);
         }
-        self.features = kept;
+        // In the order of the stream again, in which features can move down where they are.
+        self.tokens.sort_unstable_by_key(|t| t.start);
+        let mut end = 0;
+        for t in &mut self.tokens {
+            let start = t.start as usize;
+            self.features.copy_within(start..start + t.len as usize, end);
+            t.start = end as u32;
+            end += t.len as usize;
+        }
+        self.features.truncate(end);
     }
 
     /// The `n` features most often active with `feature`, of `d_sae`, most frequent first, by feature among equals: each with the share

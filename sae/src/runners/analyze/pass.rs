@@ -156,6 +156,10 @@ impl Pass<'_> {
     ) -> Result<Patterns> {
         let mut all = Patterns::new();
         let [analyzer] = &self.analyzers[..] else { return Ok(all) };
+        // Samples are many: no list of them is made for a dictionary without attention.
+        if dictionary.settings().variant.facts().longest_context().is_none() {
+            return Ok(all);
+        }
         let mut wanted: BTreeMap<u32, Vec<(u32, Sample)>> = BTreeMap::new();
         for f in 0..dictionary.d_sae() as u32 {
             for sample in analyzer.samplings(f).into_iter().take(1).flat_map(|s| s.samples) {
