@@ -10,7 +10,10 @@ use super::{
     feature::{FeatureState, Held},
     partners::Partners,
 };
-use crate::settings::AnalyzerSettings;
+use crate::{
+    settings::AnalyzerSettings,
+    store::{FeatureAnalysis, Sample, Sampling},
+};
 use serde_json::{Value, json};
 
 /// How the contexts of one sampling are chosen.
@@ -28,6 +31,8 @@ pub enum Sampler {
 const BANDS: f64 = 6.0;
 /// Activations of a feature cluster: in a context in which it fires it does so this many times as often as on average.
 const CLUSTER: f64 = 4.0;
+/// Histogram, preview and tokens at the peaks of a feature on its way to the store.
+const TEXTS: usize = 3072;
 
 /// What an allocation of so many bytes takes.
 fn allocated(bytes: f64) -> f64 {
@@ -97,11 +102,41 @@ impl Rules {
         self.samplings.iter().filter(|s| which(s.1)).map(|s| s.2).max().unwrap_or(0)
     }
 
-    /// Host bytes of an analyzer after `tokens` tokens in contexts of `len`, with `l0` of `d_sae` features active on a token: the
-    /// state of every feature exactly, samples and contexts estimated as if all features fired equally often.
+    /// Host bytes of an analyzer after `tokens` tokens in contexts of `len`, with `l0` of `d_sae` features active on a token, if all
+    /// features fire equally often. They never do; where some fire more often than others, less is kept, since samples of a feature
+    /// are bounded.
     pub fn bytes(&self, d_sae: usize, l0: f64, len: usize, tokens: u64) -> usize {
-        let contexts = (tokens as f64 / len.max(1) as f64).max(1.0);
         let (together, fires) = Self::occurrences(d_sae, l0, len, tokens);
+        self.bytes_of(std::iter::repeat_n((together, fires), d_sae), l0, len, tokens)
+    }
+
+    /// The same where it is known of each feature how many activations a context has, in those in which it is active, and how many
+    /// such contexts there are.
+    pub fn bytes_of(
+        &self,
+        features: impl ExactSizeIterator<Item = (f64, f64)>,
+        l0: f64,
+        len: usize,
+        tokens: u64,
+    ) -> usize {
+        let contexts = (tokens as f64 / len.max(1) as f64).max(1.0);
+        let d_sae = features.len();
+        let (mut samples, mut bytes) = (0.0, 0.0);
+        for (together, fires) in features {
+            let (n, b) = self.kept(together, fires);
+            samples += n;
+            bytes += b;
+        }
+        // Contexts nothing points to any more wait until there are as many as of the others.
+        let used = contexts * (1.0 - (-samples / contexts).exp());
+        let texts = contexts.min((2.0 * used).max(4096.0)) * (allocated(4.0 * len as f64) + 40.0);
+        let pool = POOL * (d_sae / 8 + 64);
+        (bytes + texts + Partners::bytes(l0, tokens).0) as usize + pool
+    }
+
+    /// Samples and bytes kept of a feature that is active in `fires` contexts, `together` times in each: its state exactly, bands of
+    /// peaks estimated.
+    fn kept(&self, together: f64, fires: f64) -> (f64, f64) {
         let draws = [
             (1.0, self.top() as f64, fires),
             (1.0, self.drawn() as f64, fires),
@@ -109,7 +144,10 @@ impl Rules {
         ];
         let one = allocated(8.0 * together);
         let (mut samples, mut bytes) = (0.0, size_of::<FeatureState>() as f64);
-        for (times, most, there) in draws.into_iter().filter(|d| d.1 > 0.0 && d.2 > 0.0) {
+        if fires <= 0.0 {
+            return (samples, bytes);
+        }
+        for (times, most, there) in draws.into_iter().filter(|d| d.1 > 0.0) {
             let kept = most.min(there.max(1.0));
             samples += times * kept;
             // Lists double when they are full, and hold one more for a moment.
@@ -119,11 +157,30 @@ impl Rules {
         if self.per_band() > 0 {
             bytes += BANDS.log2().ceil().exp2() * size_of::<(i32, Vec<Held>)>() as f64;
         }
-        // Contexts nothing points to any more wait until there are as many as of the others.
-        let used = contexts * (1.0 - (-samples * d_sae as f64 / contexts).exp());
-        let texts = contexts.min((2.0 * used).max(4096.0)) * (allocated(4.0 * len as f64) + 40.0);
-        let pool = POOL * (d_sae / 8 + 64);
-        (d_sae as f64 * bytes + texts + Partners::bytes(l0, tokens)) as usize + pool
+        (samples, bytes)
+    }
+
+    /// Host bytes of `n` of `d_sae` features on their way to the store, which have samples of their own, and of what their partners
+    /// are counted from, where features fire as [`Rules::occurrences`] has it.
+    pub fn writing_bytes(
+        &self,
+        n: usize,
+        (together, fires): (f64, f64),
+        d_sae: usize,
+        l0: f64,
+        tokens: u64,
+    ) -> usize {
+        let each = |most: usize, silent: bool| {
+            let kept = if silent { most as f64 } else { (most as f64).min(fires) };
+            let acts = if silent { 0.0 } else { allocated(8.0 * together) };
+            allocated(kept * size_of::<Sample>() as f64) + kept * acts
+        };
+        let named = self.samplings.iter().map(|s| each(s.2, s.1 == Sampler::Silent)).sum::<f64>();
+        let quantiles = self.quantile_bins as f64 * each(self.quantile_samples, false);
+        let lists = (self.samplings.len() + self.quantile_bins) * (size_of::<Sampling>() + 32);
+        let feature = size_of::<FeatureAnalysis>() + lists + TEXTS + 8 * self.coactivations;
+        let (_, counting) = Partners::bytes(l0, tokens);
+        (n as f64 * (named + quantiles + feature as f64) + counting) as usize + 12 * d_sae
     }
 
     /// Host bytes of where the activations in the samples of the first sampling come from: for each at most the positions before it.
@@ -136,7 +193,7 @@ impl Rules {
     }
 
     /// Activations in a context in which a feature is active, and the number of such contexts, if all features fire equally often.
-    fn occurrences(d_sae: usize, l0: f64, len: usize, tokens: u64) -> (f64, f64) {
+    pub fn occurrences(d_sae: usize, l0: f64, len: usize, tokens: u64) -> (f64, f64) {
         let contexts = (tokens as f64 / len.max(1) as f64).max(1.0);
         let together = (CLUSTER * l0 * len as f64 / d_sae.max(1) as f64).clamp(1.0, len.max(1) as f64);
         (together, (tokens as f64 * l0 / d_sae.max(1) as f64 / together).min(contexts))

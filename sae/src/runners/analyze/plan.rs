@@ -9,7 +9,7 @@ use crate::{
     lm::Architecture,
     runners::{
         evaluate::Stated,
-        memory::{Flow, PROGRAM, TOKENIZER_ENTRY},
+        memory::{Flow, TOKENIZER_ENTRY},
         plan::{LargeTensor, Memory, data, largest, model, queue, weights},
         workbench::{batch_rows, pretrained_record},
     },
@@ -24,6 +24,11 @@ use std::{
 
 /// Read of the end of a training record, which has a line of some kilobytes for each of its last steps.
 const RECORD_END: u64 = 256 << 10;
+
+/// What the store keeps of its own while it is written to: a cache, and the words of a search.
+const STORE: usize = 3 << 20;
+/// Program, kernels' working memory and what the allocator keeps, measured on small analyses.
+const PROGRAM: usize = 20 << 20;
 
 /// How many features are active on a token of one layer, as far as is known without running anything.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -163,25 +168,29 @@ pub fn plan_analysis(settings: &AnalyzeSettings, registry: &Registry) -> Result<
         let patterns = rules.pattern_bytes(d_sae, active.per_token(), len, seen);
         memory.push(about_so("origins of activations", patterns));
     }
+    let device_row = if about.act_fn().has_k() && !thresholds { 8 * about.top_k() } else { 4 * d_sae };
+    let on_host = codes(rows, len, device_row, dictionary.averaged_heads(), d_sae, active.per_token());
+    // What is allocated after them lies above them, so that the allocator keeps them when they are given back.
+    memory.push(about_so("codes on the host", on_host));
     // Contexts wait until there is a batch of them.
     let waiting = (factory.batch_size - 1 + factory.model_batch_size) * len * widths * size_of::<f32>();
-    let device_row = if about.act_fn().has_k() && !thresholds { 8 * about.top_k() } else { 4 * d_sae };
     let pass = [
         exact("encoding", step.used()),
         about_so("batches and model activations", flow.blocks(architecture.as_ref(), None).bytes()),
         about_so("contexts waiting", waiting),
-        about_so(
-            "codes on the host",
-            codes(rows, len, device_row, dictionary.averaged_heads(), d_sae, active.per_token()),
-        ),
     ];
     let after = After::of(&settings.analyzer, &*dictionary, &layers_of, architecture.as_ref(), len);
     let comparison =
-        [about_so("found of decoders", after.found), about_so("comparison of decoders", after.working)];
-    let writing = [about_so("found of decoders", after.found), about_so("writing", after.writing)];
+        [about_so("neighbours", after.neighbours), about_so("comparison of decoders", after.compared)];
+    let found = after.neighbours + after.logits;
+    let reading = [about_so("neighbours and logits", found), about_so("decoders read as tokens", after.read)];
+    let fired = Rules::occurrences(d_sae, active.per_token(), len, seen);
+    let written = rules.writing_bytes(WRITTEN.min(d_sae), fired, d_sae, active.per_token(), seen);
+    let writing =
+        [about_so("neighbours and logits", found), about_so("writing", after.contexts.max(written) + STORE)];
     // One after the other; each gives back what it had.
     let sum = |all: &[Memory]| all.iter().map(|m| m.bytes).sum::<usize>();
-    let most = [&pass[..], &comparison, &writing].into_iter().max_by_key(|all| sum(all));
+    let most = [&pass[..], &comparison, &reading, &writing].into_iter().max_by_key(|all| sum(all));
     memory.extend_from_slice(most.unwrap_or_default());
     let tensors = largest(&*dictionary, std::slice::from_ref(&step));
     Ok(AnalysisPlan {
@@ -198,23 +207,25 @@ pub fn plan_analysis(settings: &AnalyzeSettings, registry: &Registry) -> Result<
     })
 }
 
-/// Of the rows that are on the host at a time: what is downloaded of a head, then pairs by row of every head, and the pairs of all
-/// by row and by feature with where each feature's begin.
+/// Of the rows that are on the host at a time: what is downloaded of a head, then pairs by row of every head and of all, and pairs by
+/// feature with where each feature's begin.
 fn codes(rows: usize, len: usize, device_row: usize, heads: usize, d_sae: usize, l0: f64) -> usize {
     let rows = rows.min(rows_at_once(device_row * heads, len));
     let pairs = (rows as f64 * l0 * 8.0) as usize;
-    let apart = if heads > 1 { pairs } else { 0 };
-    apart + (rows * device_row + pairs).max(2 * pairs + 12 * d_sae)
+    let lists = if heads > 1 { 3 } else { 2 };
+    rows * device_row + lists * pairs + 12 * d_sae
 }
 
 /// Host and device memory of what follows the pass, layer by layer.
 struct After {
-    /// What is said of every feature, until it is written.
-    found: usize,
+    /// What is said of every feature, until it is written: by comparison, and by what it promotes.
+    neighbours: usize,
+    logits: usize,
     /// Blocks of products or of logits, on the device and once more on the host.
-    working: usize,
-    /// Contexts or features on their way to the store.
-    writing: usize,
+    compared: usize,
+    read: usize,
+    /// Contexts on their way to the store.
+    contexts: usize,
 }
 
 impl After {
@@ -244,11 +255,8 @@ impl After {
         // A list, and for tokens a text each, are allocations of their own.
         let neighbours = if s.n_neighbours > 0 { 24 + 16 + 8 * s.n_neighbours } else { 0 };
         let logits = if lm.is_some() { 48 + 2 * (16 + s.n_logits * (32 + 32)) } else { 0 };
-        let found = d_sae * (neighbours + logits + 24 + 16 + 4 * parts * parts);
-        let samples: usize =
-            s.subsamples.values().map(|s| s.n_samples).sum::<usize>() + s.quantile_bins * s.quantile_samples;
-        let context = 96 + len * (4 + 24 + 32);
-        let feature = 4096 + samples * 128 + logits;
-        Self { found, working: compared.max(read), writing: WRITTEN * context.max(feature) }
+        let neighbours = d_sae * (neighbours + 24 + 16 + 4 * parts * parts);
+        let contexts = WRITTEN * (96 + len * (4 + 24 + 32));
+        Self { neighbours, logits: d_sae * logits, compared, read, contexts }
     }
 }

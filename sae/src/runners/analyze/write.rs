@@ -21,8 +21,8 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// Features and contexts written at a time.
-pub(super) const WRITTEN: usize = 1024;
+/// Features and contexts written at a time: with hundreds of long samples a feature is a megabyte before it is written.
+pub(super) const WRITTEN: usize = 256;
 /// Tokens before and after the peak in a feature's preview.
 const AROUND: u32 = 10;
 /// Most texts of peak tokens kept.
