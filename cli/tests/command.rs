@@ -363,9 +363,10 @@ fn json(dir: &Path, args: &[&str]) -> serde_json::Value {
     serde_json::from_slice(&out.stdout).unwrap()
 }
 
-/// Where a store goes: into this file, or in builds with MongoDB into a database of the server that is named.
+/// Where a store goes: into this file, or with `LM_SAES_PAGES_ON=mongodb` into a database of the server that is named.
 fn place(file: &str) -> String {
-    let database = if cfg!(feature = "mongodb") { lm_saes_tests::mongo_database() } else { None };
+    let on_mongodb = std::env::var("LM_SAES_PAGES_ON").is_ok_and(|on| on == "mongodb");
+    let database = if on_mongodb { lm_saes_tests::mongo_database() } else { None };
     database.unwrap_or_else(|| file.into())
 }
 
