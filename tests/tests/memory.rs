@@ -1,7 +1,7 @@
 //! What `lm-saes train --plan` and `lm-saes analyze --plan` say a run will take, against the most a process of its own has taken.
 
 use lm_saes::{
-    analysis::Rules,
+    analysis::{Rules, rows_at_once},
     lm::Lm,
     runners::{self, Activity, AnalysisPlan, Memory, Start},
     settings::{AnalyzeSettings, LanguageModelSettings, from_tree},
@@ -254,8 +254,13 @@ fn analysed(dir: &Path, captured: &[String], analyzer: &Value) -> Analysed {
     let mean = (mean[0] / mean[1], mean[1] / n);
     let kept = rules.bytes_of(features.into_iter(), l0, 24, plan.tokens);
     let mut informed = plan.total_bytes() - planned(&plan, "statistics and samples").unwrap() + kept;
+    let active = plan.active.per_token();
+    if !matches!(plan.active, Activity::Selected(_)) {
+        // Pairs of the rows that are on the host together, by row and by feature.
+        let rows = rows_at_once(4 * plan.d_sae, 24).min(plan.batch_rows);
+        informed = (informed as f64 + 16.0 * rows as f64 * (l0 - active)) as usize;
+    }
     if planned(&plan, "writing").is_some() {
-        let active = plan.active.per_token();
         let expected = Rules::occurrences(plan.d_sae, active, 24, plan.tokens);
         let written = |fired, l0| rules.writing_bytes(256, fired, plan.d_sae, l0, plan.tokens);
         informed = informed + written(mean, l0) - written(expected, active);
