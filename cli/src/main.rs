@@ -50,7 +50,7 @@ fn run(cli: &args::Cli, ranks: Option<&Ranks>) -> Result<()> {
         args::Command::Sweep(a) => commands::sweep::run(a, &registry, ranks),
         args::Command::Evaluate(a) => commands::evaluate::run(a, &registry, ranks),
         args::Command::ToJumpRelu(a) => commands::to_jumprelu::run(a, &registry),
-        args::Command::Analyze(a) => commands::analyze::run(a, &registry),
+        args::Command::Analyze(a) => commands::analyze::run(a, &registry, ranks),
         args::Command::Generate(a) => commands::generate::run(a, &registry, ranks),
         args::Command::Autointerp(a) => commands::autointerp::run(a),
         args::Command::Dla(a) => commands::dla::run(a, &registry),

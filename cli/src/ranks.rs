@@ -51,6 +51,7 @@ pub fn run(cli: &args::Cli, launch: Launch, command: impl FnOnce(Option<&Ranks>)
     let alone = match &cli.command {
         args::Command::Train(a) => a.start.plan,
         args::Command::Sweep(a) => a.start.plan,
+        args::Command::Analyze(a) => a.start.plan,
         args::Command::Generate(a) => a.start.plan,
         args::Command::Evaluate(_) => false,
         _ => true,
@@ -73,7 +74,7 @@ pub fn run(cli: &args::Cli, launch: Launch, command: impl FnOnce(Option<&Ranks>)
 fn join(launch: Launch, alone: bool) -> Result<Ranks> {
     if alone {
         bail!(
-            "{} processes were started, but only train, sweep, generate and evaluate run on several ranks (and none with \
+            "{} processes were started, but only train, sweep, generate, evaluate and analyze run on several ranks (and none with \
              --plan); start this command once",
             launch.size
         );

@@ -232,6 +232,15 @@ fn other_commands_of_several_processes_give_what_one_gives_and_report_once() {
             "batch_size": 5, "context_size": 24, "model_batch_size": 4,
         },
     });
+    let analyze = |ranks: usize| {
+        let mut tree = evaluate.clone();
+        tree.as_object_mut().unwrap().remove("eval");
+        (tree["sae_name"], tree["sae_series"]) = (json!("d"), json!("s"));
+        tree["analyzer"] = json!({"total_analyzing_tokens": 900});
+        tree["store"] = json!(dir.join(format!("{ranks}.db")));
+        tree["output_dir"] = json!(dir.join(format!("work-{ranks}")));
+        tree
+    };
     let generate = |ranks: usize| {
         json!({
             "model": train["model"], "model_name": "tiny", "dataset_name": "text", "device_type": "cpu",
@@ -249,6 +258,7 @@ fn other_commands_of_several_processes_give_what_one_gives_and_report_once() {
     let of = |command: &str, ranks: usize| match command {
         "evaluate" => evaluate.clone(),
         "generate" => generate(ranks),
+        "analyze" => analyze(ranks),
         _ => sweep(ranks),
     };
     let chunk =
@@ -256,7 +266,7 @@ fn other_commands_of_several_processes_give_what_one_gives_and_report_once() {
     let weights = |ranks: usize, member: &str| {
         fs::read(dir.join(format!("sweep-{ranks}/{member}/sae_weights.safetensors"))).unwrap()
     };
-    for command in ["evaluate", "generate", "sweep"] {
+    for command in ["evaluate", "generate", "analyze", "sweep"] {
         let alone = said(dir, command, 1, &of(command, 1));
         for ranks in [2, 3] {
             let told = said(dir, command, ranks, &of(command, ranks));

@@ -1,11 +1,15 @@
 //! Whole jobs on several ranks, from their settings alone: features, hook points and rows divided in training; snapshots taken up on
-//! any mesh; caches, evaluations and sweeps that are those of one rank. Ranks are threads here; `mpirun` starts them as
+//! any mesh; caches, evaluations, analyses and sweeps that are those of one rank. Ranks are threads here; `mpirun` starts them as
 //! processes in `cli/tests`.
 
 use lm_saes::{
     hub::{Format, Hub, OpenOptions},
     runners::{self, Conversion, Outcome, Start},
-    settings::{EvaluateSettings, GenerateSettings, SweepSettings, TrainSettings, apply_override, from_tree},
+    settings::{
+        AnalyzeSettings, EvaluateSettings, GenerateSettings, SweepSettings, TrainSettings, apply_override,
+        from_tree,
+    },
+    store::{self, FeatureAnalysis},
     tensorfile::TensorFile,
     training::{Advance, Ended, MemberProgress, Observer, Progress, Silent, evaluate::Downstream, snapshot},
 };
@@ -461,6 +465,58 @@ fn ranks_evaluate_as_one_does() {
             }
             let of = |d: &Downstream| [d.original, d.reconstructed, d.ablated];
             close(&what, &of(&l), &of(&loss), bound);
+        }
+    }
+}
+
+#[test]
+fn ranks_analyse_into_the_store_of_one_rank() {
+    for (sae, _, _) in variants() {
+        let what = format!("{} {}", sae["sae_type"], sae["act_fn"]);
+        let dir = tempfile::tempdir().unwrap();
+        world(dir.path(), 60);
+        let mut tree = folder_settings(dir.path(), &sae);
+        tree["analyzer"] = json!({"total_analyzing_tokens": 1000, "n_neighbours": 4, "n_logits": 3});
+        let of = |name: &str| -> AnalyzeSettings {
+            let mut tree = tree.clone();
+            tree["store"] = json!(dir.path().join(format!("{name}.db")));
+            tree["output_dir"] = json!(dir.path().join(format!("{name}.work")));
+            from_tree(&tree).unwrap()
+        };
+        let run = |name: &str, ranks: usize, start: Start, stop: Option<u64>| {
+            let settings = of(name);
+            let mut each = on_ranks(ranks, |_, comm| {
+                let watch = &mut Watch { losses: Vec::new(), stop };
+                runners::analyze_with(&settings, &registry(), watch, start, Group::new(comm)).unwrap()
+            });
+            assert!(each.iter().all(|r| r.complete == stop.is_none()));
+            each.remove(0)
+        };
+        let seen = |name: &str, report: &runners::AnalyzeReport| {
+            let store = store::open(&of(name).store_address()).unwrap();
+            let mut all = Vec::new();
+            for key in &report.keys {
+                let of_feature = |f| store.feature(key, "default", f).unwrap().unwrap().analysis;
+                all.extend((0..report.d_sae as u32 / report.keys.len() as u32).map(of_feature));
+            }
+            all
+        };
+        let same = |name: &str, got: &[FeatureAnalysis], want: &[FeatureAnalysis]| {
+            assert_eq!(got.len(), want.len(), "{what} {name}");
+            for (g, w) in got.iter().zip(want) {
+                assert!(g == w, "{what} {name}: feature {}: {g:?} and {w:?}", w.index);
+            }
+        };
+        let report = run("one", 1, Start::Fresh, None);
+        let want = seen("one", &report);
+        for ranks in [2, 3] {
+            let name = format!("on{ranks}");
+            run(&name, ranks, Start::Fresh, Some(400));
+            let report = run(&name, 5 - ranks, Start::Resume, None);
+            same(&name, &seen(&name, &report), &want);
+            let whole = format!("whole{ranks}");
+            let report = run(&whole, ranks, Start::Fresh, None);
+            same(&whole, &seen(&whole, &report), &want);
         }
     }
 }

@@ -1,6 +1,10 @@
 //! `lm-saes analyze`: what every feature does, into a store.
 
-use crate::{args::Analyze, print, progress::Console};
+use crate::{
+    args::Analyze,
+    print,
+    ranks::{self, Ranks},
+};
 use anyhow::Result;
 use lm_saes::{
     runners::{self, Activity, AnalysisPlan, AnalyzeReport},
@@ -9,7 +13,7 @@ use lm_saes::{
 use lm_saes_runtime::Registry;
 use serde_json::json;
 
-pub fn run(args: &Analyze, registry: &Registry) -> Result<()> {
+pub fn run(args: &Analyze, registry: &Registry, ranks: Option<&Ranks>) -> Result<()> {
     let mut settings =
         settings::load_analysis(&args.path, args.text.as_deref(), args.tokens, &args.overrides.set)?;
     if let Some(device) = &args.overrides.device {
@@ -21,7 +25,12 @@ pub fn run(args: &Analyze, registry: &Registry) -> Result<()> {
     if args.start.plan {
         return plan(&runners::plan_analysis(&settings, registry)?, args.json);
     }
-    let report = runners::analyze(&settings, registry, &mut Console::new(), args.start.start())?;
+    settings.device_type = ranks::device(ranks, &settings.device_type);
+    let (world, mut observer) = ranks::joined(ranks, &settings.device_type, registry)?;
+    let report = runners::analyze_with(&settings, registry, &mut *observer, args.start.start(), world)?;
+    if !ranks::speaks(ranks) {
+        return Ok(());
+    }
     let address = settings.store_address();
     if args.json {
         let (tokens, took) = report.rate;

@@ -1,6 +1,6 @@
 //! Feature activations on the host, whatever form the dictionary keeps them in.
 
-use crate::{Result, dictionary::Codes};
+use crate::{Error, Result, dictionary::Codes};
 use lm_saes_runtime::{Queue, SparseView};
 use std::ops::Range;
 
@@ -114,6 +114,37 @@ impl HostCodes {
         all
     }
 
+    /// As bytes, for another process.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = (self.rows() as u64).to_le_bytes().to_vec();
+        bytes.extend(self.ptr.iter().flat_map(|p| (*p as u64).to_le_bytes()));
+        bytes.extend(self.entries.iter().flat_map(|(c, v)| [c.to_le_bytes(), v.to_le_bytes()]).flatten());
+        bytes
+    }
+
+    /// What [`HostCodes::to_bytes`] gave.
+    ///
+    /// # Errors
+    /// Bytes that are not of codes, or of no rows.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let bad = || Error::Data { what: "codes of another rank are cut off".into() };
+        let (rows, rest) = bytes.split_first_chunk::<8>().ok_or_else(bad)?;
+        let ends = usize::try_from(u64::from_le_bytes(*rows))
+            .ok()
+            .and_then(|rows| rows.checked_add(1)?.checked_mul(8));
+        let (ptr, entries) = ends.and_then(|n| rest.split_at_checked(n)).ok_or_else(bad)?;
+        let ptr: Vec<usize> =
+            ptr.as_chunks::<8>().0.iter().map(|p| u64::from_le_bytes(*p) as usize).collect();
+        let pair = |&[a, b, c, d, e, f, g, h]: &[u8; 8]| {
+            (u32::from_le_bytes([a, b, c, d]), f32::from_le_bytes([e, f, g, h]))
+        };
+        let entries: Vec<(u32, f32)> = entries.as_chunks::<8>().0.iter().map(pair).collect();
+        match ptr.len() > 1 && ptr.is_sorted() && ptr.last() == Some(&entries.len()) {
+            true => Ok(Self { ptr, entries }),
+            false => Err(bad()),
+        }
+    }
+
     /// Rows.
     pub fn rows(&self) -> usize {
         self.ptr.len() - 1
@@ -168,6 +199,21 @@ mod tests {
         let ptr = queue().tensor(1, 5, &[0u32, 2, 2, 3, 4]).unwrap();
         let vals = [1.0, 2.0, 3.0, 4.0, 0.0, 0.0, 0.0, 0.0];
         sparse(&vals, &[1, 2, 0, 2, none, none, none, none], 1, Some(&ptr));
+    }
+
+    #[test]
+    fn codes_go_to_another_process_as_they_are_and_cut_off_ones_are_refused() {
+        let q = &mut queue();
+        let dense = q.tensor(3, 2, &[0.0f32, -1.5, 0.0, 0.0, 2.0, 1e-40]).unwrap();
+        let codes = HostCodes::download(q, Codes::Dense(dense.view())).unwrap();
+        let bytes = codes.to_bytes();
+        let read = HostCodes::from_bytes(&bytes).unwrap();
+        assert_eq!(read.rows(), 3);
+        (0..3).for_each(|r| assert_eq!(read.row(r), codes.row(r)));
+        for cut in [0, 7, 8, 20, bytes.len() - 8] {
+            let e = HostCodes::from_bytes(&bytes[..cut]).err().unwrap().to_string();
+            assert!(e.contains("another rank"), "{cut}: {e}");
+        }
     }
 
     #[test]

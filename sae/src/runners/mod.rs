@@ -18,7 +18,9 @@ mod upload;
 mod workbench;
 
 pub use administer::{RunFolder, describe, register};
-pub use analyze::{Activity, AnalysisJob, AnalysisPlan, AnalyzeReport, analyze, analyze_on, plan_analysis};
+pub use analyze::{
+    Activity, AnalysisJob, AnalysisPlan, AnalyzeReport, analyze, analyze_on, analyze_with, plan_analysis,
+};
 pub use autointerp::{AutoInterpPlan, AutoInterpReport, auto_interp, plan_auto_interp};
 pub use convert::{Conversion, Converted, convert};
 pub use evaluate::{Stated, evaluate, evaluate_recorded, evaluate_with};

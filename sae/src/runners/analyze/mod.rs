@@ -16,11 +16,12 @@ use crate::{
     Error, Result,
     analysis::{Analyzer, Encoder, Rules, layers_of},
     dictionary::Dictionary,
+    parallel::{Mesh, MeshSize, Together, agree},
     settings::{AnalyzeSettings, AnalyzerSettings, required_model},
     store::{self, DictionaryKey, DictionaryRecord, Store},
     training::{LiveSource, Observer, snapshot},
 };
-use lm_saes_runtime::Registry;
+use lm_saes_runtime::{Group, Registry};
 use pass::{Pass, Patterns};
 use serde_json::{Value, json};
 use std::{path::Path, time::Duration};
@@ -71,17 +72,38 @@ pub fn analyze(
     observer: &mut dyn Observer,
     start: Start,
 ) -> Result<AnalyzeReport> {
+    analyze_with(settings, registry, observer, start, Group::solo())
+}
+
+/// [`analyze`] as one of the ranks of `world`, which take batches in turns; the first keeps the statistics and writes what one rank
+/// would, bit for bit. The others return before it has.
+///
+/// # Errors
+/// As [`analyze`]; settings that differ between ranks, or a rank that is missing.
+pub fn analyze_with(
+    settings: &AnalyzeSettings,
+    registry: &Registry,
+    observer: &mut dyn Observer,
+    start: Start,
+    world: Group,
+) -> Result<AnalyzeReport> {
     settings.check()?;
+    let size = MeshSize { data: world.size(), ..MeshSize::SOLO };
+    let mesh = Mesh::new(world, size)?;
     let model = required_model(&settings.model, &settings.model_name)?;
     let mut factory = settings.activation_factory.clone();
     if let Some(ignored) = &settings.analyzer.ignore_token_ids {
         factory.ignore_token_ids.get_or_insert_default().extend(ignored);
     }
-    let store = store::open(&settings.store_address())?;
+    let store = match mesh.is_primary() {
+        true => Some(store::open(&settings.store_address())?),
+        false => None,
+    };
     let mut bench =
         Workbench::open(registry, &settings.device_type, model, &factory, &settings.datasets, observer)?;
     // Not folded: activations are normalised as the dictionary says, which needs its norms as they are.
     let loaded = load_pretrained(&mut bench.q, &settings.sae, false)?;
+    bench.mesh = mesh;
     bench.check_model(&loaded.extras, &settings.sae)?;
     let mut dictionary = loaded.dictionary;
     let path = &settings.sae.pretrained_name_or_path;
@@ -95,7 +117,7 @@ pub fn analyze(
         work_dir: &work_dir,
         about: json!({ "model": model }),
     };
-    analyze_on(&mut bench, &mut *dictionary, &job, &*store, observer, start)
+    analyze_among(&mut bench, &mut *dictionary, &job, store.as_deref(), observer, start)
 }
 
 impl AnalysisJob<'_> {
@@ -154,27 +176,53 @@ pub fn analyze_on(
     observer: &mut dyn Observer,
     start: Start,
 ) -> Result<AnalyzeReport> {
+    analyze_among(bench, dictionary, job, Some(store), observer, start)
+}
+
+/// [`analyze_on`] as one of the workbench's ranks; the first has a store.
+fn analyze_among(
+    bench: &mut Workbench,
+    dictionary: &mut dyn Dictionary,
+    job: &AnalysisJob<'_>,
+    store: Option<&dyn Store>,
+    observer: &mut dyn Observer,
+    start: Start,
+) -> Result<AnalyzeReport> {
     job.settings.check()?;
     for hook in dictionary.hook_points_in() {
         bench.lm.hook_width(&hook)?;
     }
     let rows = bench.batch_rows()?;
     let identity = job.identity(bench);
+    let ranks = bench.mesh.world.clone();
+    if !ranks.is_solo() {
+        observer.phase(&format!("{} ranks", ranks.size()));
+        let all = json!({ "analysis": identity, "analyzer": job.settings, "start": format!("{start:?}") });
+        agree(&mut bench.q, &ranks, &all)?;
+    }
     let layers = layers_of(dictionary, job.settings.clt_layer)?;
     let fresh = || Analyzer::new(dictionary.d_sae(), Rules::new(job.settings));
+    let producer = Together { model: &*bench.lm, ranks: ranks.clone() };
     let mut pass = Pass {
-        analyzers: layers.iter().map(|_| fresh()).collect(),
+        analyzers: layers.iter().filter(|_| store.is_some()).map(|_| fresh()).collect(),
         layers: &layers,
-        source: LiveSource { stream: bench.stream()?, model: &*bench.lm },
+        source: LiveSource { stream: bench.stream()?, model: &producer },
         encoder: Encoder::new(&mut bench.q, dictionary, rows, None)?,
         pad: bench.policy.pad,
         job,
         identity,
+        ranks,
+        seen: 0,
     };
     let q = &mut bench.q;
     let resumed_from = pass.start(q, start, observer)?;
     let (complete, rate) = pass.run(q, dictionary, observer)?;
-    let mut patterns = if complete { pass.patterns(q, dictionary, observer)? } else { Patterns::new() };
+    // What follows is the first rank's alone.
+    let store = store.filter(|_| complete);
+    let mut patterns = match store {
+        Some(_) => pass.patterns(q, dictionary, observer)?,
+        None => Patterns::new(),
+    };
     let Pass { analyzers, encoder, source, .. } = pass;
     // What follows needs other memory.
     encoder.release(dictionary)?;
@@ -190,7 +238,7 @@ pub fn analyze_on(
         resumed_from,
         rate,
     };
-    if complete {
+    if let Some(store) = store {
         for (analyzer, &layer) in analyzers.into_iter().zip(&layers) {
             let directions = Directions::of(bench, dictionary, layer, job.settings, observer)?;
             let patterns = std::mem::take(&mut patterns);

@@ -4,9 +4,10 @@ use super::AnalysisJob;
 use crate::{
     Error, Result,
     activations::Batch,
-    analysis::{Analyzer, Encoder, Seen},
+    analysis::{Analyzer, Encoder, HostCodes, Seen},
     data::TokenBatch,
     dictionary::Dictionary,
+    parallel::{Axis, on_primary},
     runners::train::Start,
     store::Sample,
     training::{Advance, BatchSource, LiveSource, Observer, snapshot},
@@ -24,7 +25,7 @@ const IDENTITY: &str = "identity.json";
 
 /// The pass over the text.
 pub(super) struct Pass<'a> {
-    /// One for each of `layers`.
+    /// One for each of `layers`, on the first rank.
     pub analyzers: Vec<Analyzer>,
     /// Layers of features, for a dictionary that has several.
     pub layers: &'a [Option<usize>],
@@ -33,6 +34,10 @@ pub(super) struct Pass<'a> {
     pub pad: u32,
     pub job: &'a AnalysisJob<'a>,
     pub identity: Value,
+    /// Those that take batches in turns.
+    pub ranks: Axis,
+    /// Tokens of all batches so far, the same on every rank.
+    pub seen: u64,
 }
 
 /// The state of analyzer `i` in a snapshot.
@@ -43,6 +48,22 @@ fn state(dir: &Path, i: usize) -> PathBuf {
 impl Pass<'_> {
     /// Continues, refuses or throws away an unfinished run; returns the tokens it had seen.
     pub fn start(&mut self, q: &mut Queue, start: Start, observer: &mut dyn Observer) -> Result<Option<u64>> {
+        let ranks = self.ranks.clone();
+        let Some(dir) = on_primary(q, &ranks, |_| self.find(start))? else { return Ok(None) };
+        observer.phase(&format!("resuming from {}", dir.display()));
+        for (i, analyzer) in self.analyzers.iter_mut().enumerate() {
+            analyzer.load(&state(&dir, i))?;
+        }
+        self.source.load_state(q, &dir.join(STREAM))?;
+        // The first rank has the analyzers.
+        let mut seen = [self.n_tokens() as f64];
+        ranks.sum_f64(q, &mut seen)?;
+        self.seen = seen[0] as u64;
+        Ok(Some(self.seen))
+    }
+
+    /// The snapshot to continue from; without one, makes room.
+    fn find(&self, start: Start) -> Result<Option<PathBuf>> {
         let root = self.job.work_dir;
         let found = snapshot::latest(root)?;
         match (start, found) {
@@ -54,17 +75,12 @@ impl Pass<'_> {
                 Err(Error::Data { what })
             }
             (Start::Resume, Some(dir)) => {
-                observer.phase(&format!("resuming from {}", dir.display()));
                 let saved: Value = snapshot::read_json(&dir.join(IDENTITY))?;
                 if saved != self.identity {
                     let what = "was made with another dictionary, text, model or other settings; set them back, or start again with --overwrite";
                     return Err(Error::format(dir, what));
                 }
-                for (i, analyzer) in self.analyzers.iter_mut().enumerate() {
-                    analyzer.load(&state(&dir, i))?;
-                }
-                self.source.load_state(q, &dir.join(STREAM))?;
-                Ok(Some(self.n_tokens()))
+                Ok(Some(dir))
             }
             _ => {
                 snapshot::clear(root)?;
@@ -97,48 +113,117 @@ impl Pass<'_> {
         observer.phase("analysing");
         let total = self.job.settings.total_analyzing_tokens;
         let every = Duration::from_secs(self.job.settings.snapshot_seconds);
-        let (began, from) = (Instant::now(), self.n_tokens());
+        let (began, from) = (Instant::now(), self.seen);
         let mut saved = Instant::now();
         let mut saving = Duration::ZERO;
-        while self.n_tokens() < total {
-            let Some(mut batch) = self.source.next(q)? else { break };
-            let Some((_, len)) = batch.contexts else {
-                return Err(Error::setting("activation_factory.target", "must be activations-2d"));
-            };
-            let hooks = self.source.hook_points();
-            self.encoder.forward(q, dictionary, hooks, &mut batch)?;
-            let rows = batch.tokens.len();
-            let together = self.encoder.rows_at_once(dictionary, len);
-            for at in (0..rows).step_by(together).map(|start| start..(start + together).min(rows)) {
-                let (tokens, mask) = (&batch.tokens[at.clone()], &batch.mask[at.clone()]);
-                for (&layer, analyzer) in self.layers.iter().zip(&mut self.analyzers) {
-                    let codes = &self.encoder.codes_at(q, dictionary, layer, at.clone())?;
-                    analyzer.add(&Seen { codes, tokens, mask, len, pad: self.pad })?;
-                }
+        while self.seen < total {
+            let mut round = self.round(q, total)?;
+            if round.is_empty() {
+                break;
             }
-            let done = self.n_tokens();
+            self.analyse(q, dictionary, &mut round)?;
+            let done = self.seen;
             let share = self.source.stream.progress().share.filter(|&s| s > 0.0);
             let expected = share.map_or(total, |s| ((done as f64 / s) as u64).clamp(done, total.max(done)));
             let advance = advance("tokens", done, from, expected, began.elapsed());
-            let stop = observer.advanced(&advance).is_break();
+            // One rank's wish to stop is everybody's.
+            let stop = self.ranks.total(q, usize::from(observer.advanced(&advance).is_break()))? > 0;
             // Never more than a twentieth of the time.
-            if stop || saved.elapsed() >= every.max(if every.is_zero() { every } else { 20 * saving }) {
+            let due = saved.elapsed() >= every.max(if every.is_zero() { every } else { 20 * saving });
+            if self.is_primary() && (stop || due) {
                 let began = Instant::now();
                 observer.snapshot(&self.save(q)?);
                 (saved, saving) = (Instant::now(), began.elapsed());
             }
             if stop {
-                return Ok((false, (self.n_tokens() - from, began.elapsed())));
+                return Ok((false, (self.seen - from, began.elapsed())));
             }
         }
-        if self.analyzers.iter().all(|a| a.n_analyzed_tokens() == 0) {
-            let what = "no token of the text counted, so there is nothing to analyse; see ignore_token_ids and datasets";
-            return Err(Error::Data { what: what.into() });
+        let rate = (self.seen - from, began.elapsed());
+        if self.is_primary() {
+            if self.analyzers.iter().all(|a| a.n_analyzed_tokens() == 0) {
+                let what = "no token of the text counted, so there is nothing to analyse; see ignore_token_ids and datasets";
+                return Err(Error::Data { what: what.into() });
+            }
+            // What follows is killed without loss too.
+            self.save(q)?;
         }
-        let rate = (self.n_tokens() - from, began.elapsed());
-        // What follows is killed without loss too.
-        self.save(q)?;
         Ok((true, rate))
+    }
+
+    /// Whether this rank has the analyzers.
+    fn is_primary(&self) -> bool {
+        self.ranks.rank() == 0
+    }
+
+    /// A batch for each rank, or as many as there are; all ranks see all, and keep the activations of their own.
+    fn round(&mut self, q: &mut Queue, total: u64) -> Result<Vec<Batch>> {
+        let mut round = Vec::new();
+        while round.len() < self.ranks.size() && self.seen < total {
+            let Some(mut batch) = self.source.next(q)? else { break };
+            if batch.contexts.is_none() {
+                return Err(Error::setting("activation_factory.target", "must be activations-2d"));
+            }
+            self.seen += batch.rows() as u64;
+            if round.len() != self.ranks.rank() {
+                batch.acts.clear();
+            }
+            round.push(batch);
+        }
+        Ok(round)
+    }
+
+    /// Encodes this rank's batch of a round while the others encode theirs. Then the first rank sees the codes of all, batch by batch,
+    /// in pieces that fit into memory.
+    fn analyse(&mut self, q: &mut Queue, dictionary: &mut dyn Dictionary, round: &mut [Batch]) -> Result<()> {
+        let rank = self.ranks.rank();
+        if let Some(own) = round.get_mut(rank) {
+            self.encoder.forward(q, dictionary, self.source.hook_points(), own)?;
+        }
+        for (owner, batch) in round.iter().enumerate() {
+            // What the first rank encoded is no other rank's business.
+            if owner == 0 && rank > 0 {
+                continue;
+            }
+            let (rows, len) = (batch.rows(), batch.contexts.map_or(1, |(_, len)| len));
+            let mut at = 0..0;
+            while at.end < rows {
+                // How large a piece is only its owner knows; the others see it.
+                at = at.end..match owner == rank {
+                    true => (at.end + self.encoder.rows_at_once(dictionary, len)).min(rows),
+                    false => rows,
+                };
+                for (i, &layer) in self.layers.iter().enumerate() {
+                    let own = match owner == rank {
+                        true => Some(self.encoder.codes_at(q, dictionary, layer, at.clone())?),
+                        false => None,
+                    };
+                    let codes = self.told(q, owner, own)?;
+                    at.end = at.start + codes.rows();
+                    if at.end > rows {
+                        let what =
+                            format!("rank {owner} gave codes of {} rows for a batch of {rows}", at.end);
+                        return Err(Error::Data { what });
+                    }
+                    if let Some(analyzer) = self.analyzers.get_mut(i) {
+                        let (tokens, mask) = (&batch.tokens[at.clone()], &batch.mask[at.clone()]);
+                        analyzer.add(&Seen { codes: &codes, tokens, mask, len, pad: self.pad })?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The codes that rank `owner` has; those of the first rank stay there.
+    fn told(&self, q: &mut Queue, owner: usize, own: Option<HostCodes>) -> Result<HostCodes> {
+        match own {
+            Some(codes) if owner == 0 => Ok(codes),
+            own => {
+                let bytes = own.map_or_else(Vec::new, |codes| codes.to_bytes());
+                HostCodes::from_bytes(&self.ranks.gather_bytes(q, &bytes)?[owner])
+            }
+        }
     }
 }
 
