@@ -185,7 +185,7 @@ mod tests {
         let dense = q.tensor(4, 3, &dense).unwrap();
         assert_some_rows_are_those_of_all(q, Codes::Dense(dense.view()), known);
         assert_eq!(row_bytes(&Codes::Dense(dense.view())), 12);
-        let none = u32::MAX;
+        let (none, ptr) = (u32::MAX, q.tensor(1, 5, &[0u32, 2, 2, 3, 4]).unwrap());
         let mut sparse = |vals: &[f32], idx: &[u32], rows: usize, ptr: Option<&Tensor>| {
             let vals = q.tensor(rows, vals.len() / rows, vals).unwrap();
             let idx = q.tensor(rows, idx.len() / rows, idx).unwrap();
@@ -196,7 +196,6 @@ mod tests {
         };
         sparse(&[1.0, 2.0, 0.0, 0.0, 3.0, 0.0, 4.0, 0.0], &[1, 2, none, none, 0, none, 2, none], 4, None);
         // Rows of their own lengths, with room for more.
-        let ptr = queue().tensor(1, 5, &[0u32, 2, 2, 3, 4]).unwrap();
         let vals = [1.0, 2.0, 3.0, 4.0, 0.0, 0.0, 0.0, 0.0];
         sparse(&vals, &[1, 2, 0, 2, none, none, none, none], 1, Some(&ptr));
     }
