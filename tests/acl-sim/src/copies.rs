@@ -141,7 +141,11 @@ fn copy_async(dst: u64, max: u64, src: u64, count: u64, kind: u32, stream: aclrt
             unsafe { memory::copy(dst, src, count) };
             Ok(())
         };
-        submit(&mut w, handle, Task { name: "aclrtMemcpyAsync".into(), accesses, run: Box::new(run) });
+        submit(
+            &mut w,
+            handle,
+            Task { name: "aclrtMemcpyAsync".into(), accesses, meets: false, run: Box::new(run) },
+        );
         (handle, pageable)
     };
     if pageable {
@@ -195,7 +199,11 @@ fn set_async(dst: u64, max: u64, value: i32, count: u64, stream: aclrtStream) ->
         Ok(())
     };
     let accesses = vec![access(dst, count, true, "destination")];
-    submit(&mut w, handle, Task { name: "aclrtMemsetAsync".into(), accesses, run: Box::new(run) });
+    submit(
+        &mut w,
+        handle,
+        Task { name: "aclrtMemsetAsync".into(), accesses, meets: false, run: Box::new(run) },
+    );
     Ok(())
 }
 

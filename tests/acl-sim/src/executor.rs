@@ -299,7 +299,7 @@ pub fn phase2(
         Ok(())
     };
     let name = format!("aclnn{name}");
-    submit(&mut w, handle, Task { name, accesses, run: Box::new(run) });
+    submit(&mut w, handle, Task { name, accesses, meets: false, run: Box::new(run) });
     if e.repeatable {
         w.executors.live.insert(executor.addr(), e);
     }

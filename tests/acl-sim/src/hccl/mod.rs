@@ -249,7 +249,7 @@ fn queue(call: Call, combine: impl FnOnce(Seat) -> Combine) -> Result<(), u32> {
             }
         }
     };
-    submit(&mut w, handle, Task { name: name.into(), accesses, run: Box::new(run) });
+    submit(&mut w, handle, Task { name: name.into(), accesses, meets: true, run: Box::new(run) });
     Ok(())
 }
 

@@ -24,6 +24,8 @@ use std::{
 pub struct Task {
     pub name: String,
     pub accesses: Vec<Access>,
+    /// It waits for other ranks: tasks of other streams, which those may be waiting for, run meanwhile.
+    pub meets: bool,
     pub run: Box<dyn Fn() -> Result<(), Wrong> + Send + Sync>,
 }
 
@@ -224,7 +226,7 @@ fn start_worker(w: &mut World) {
     }
 }
 
-/// The worker: for ever, one task at a time.
+/// The worker: for ever, one task at a time, but for those that wait for other ranks.
 fn work() {
     let mut w = world();
     loop {
@@ -250,14 +252,15 @@ fn work() {
                     continue;
                 }
                 Some(Outcome::Fail(code, text)) => Err((code, format!("{}: {text}", task.name))),
+                None if task.meets => {
+                    run_beside(task, handle, entry.n);
+                    continue;
+                }
                 None => {
                     drop(w);
-                    let r = (task.run)();
+                    let r = run(&task);
                     w = world();
-                    r.map_err(|e| match e {
-                        Wrong::Client(text) => violation(&format!("{}: {text}", task.name)),
-                        Wrong::Device(code, text) => (code, format!("{}: {text}", task.name)),
-                    })
+                    r
                 }
             },
             Work::Record(event, generation) => {
@@ -272,6 +275,26 @@ fn work() {
         };
         finish(&mut w, handle, entry.n, outcome);
         CHANGED.notify_all();
+    }
+}
+
+fn run(task: &Task) -> Result<(), (i32, String)> {
+    (task.run)().map_err(|e| match e {
+        Wrong::Client(text) => violation(&format!("{}: {text}", task.name)),
+        Wrong::Device(code, text) => (code, format!("{}: {text}", task.name)),
+    })
+}
+
+/// Runs a task on a thread of its own; its stream is busy until it ends.
+fn run_beside(task: Arc<Task>, handle: usize, n: u64) {
+    let spawned = std::thread::Builder::new().name("acl-sim-meets".into()).spawn(move || {
+        let outcome = run(&task);
+        drop(task);
+        finish(&mut world(), handle, n, outcome);
+        CHANGED.notify_all();
+    });
+    if let Err(e) = spawned {
+        violation(&format!("the simulator cannot start a thread: {e}"));
     }
 }
 
